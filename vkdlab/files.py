@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, content hashes, safe unpacking, and where caches live (ours)."""
+"""Files that are either whole or absent: atomic writes, content hashes, safe unpacking, where caches live (ours)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def hash_of(*values: Any, digits: int = 16) -> str:
-    """Hash of plain values (numbers, text, lists, dicts, dataclasses, paths): the same on every machine, whatever the order of keys."""
+    """Hash of plain values: numbers, text, lists, dicts, dataclasses, paths.
+
+    It is the same on every machine, whatever the order of a dict's keys.
+    """
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
@@ -168,6 +171,6 @@ def _refuse_escapes(archive: Path, names: list[str]) -> None:
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
             raise ValueError(
-                f"{archive}: member {name!r} would be written outside the target folder; refused, nothing was unpacked. "
-                "Get the archive from its original source."
+                f"{archive}: member {name!r} would be written outside the target folder; refused, nothing was "
+                "unpacked. Get the archive from its original source."
             )
