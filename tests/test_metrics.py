@@ -29,7 +29,7 @@ def moments(draw, count=None):
 
 
 def random_moments(n, *, seed, duration_s=30.0):
-    ends = np.sort(np.random.default_rng(seed).uniform(0, duration_s, (n, 2)), axis=1)
+    ends = np.sort(np.random.default_rng(seed).uniform(0, duration_s, (n, 2)), axis=1).round(2)
     return torch.from_numpy(ends)
 
 
@@ -102,12 +102,7 @@ def test_recall_equals_a_count_by_hand(k):
     for threshold, recall in found.items():
         hits = 0
         for row in range(40):
-            ious = (
-                [slow_iou(pred[row, j].tolist(), true[row].tolist(), raster=100_000) for j in range(k)]
-                if row < 4
-                else None
-            )
-            ious = ious or [temporal_iou(pred[row, j], true[row]).item() for j in range(k)]
+            ious = [slow_iou(pred[row, j].tolist(), true[row].tolist(), raster=100) for j in range(k)]
             hits += any(iou >= threshold for iou in ious)
         assert (recall.sum, recall.count) == (hits, 40)
 

@@ -31,8 +31,8 @@ class Mean:
         count: number of values.
     """
 
-    sum: float = 0.0
-    count: float = 0
+    sum: int | float = 0.0
+    count: int | float = 0
 
     @classmethod
     def of(cls, values: Shaped[Tensor, "*any"]) -> Mean:
@@ -111,9 +111,9 @@ def snap_to_grid(
     """The moment on the clip grid that has the greatest IoU with `moment_s`, in seconds.
 
     Grid moments run from `i * duration / n` to `(j + 1) * duration / n`, i <= j; of equal ones the earliest start, then
-    the earliest end, is taken. This is the rule of SeqPAN's released code, which looks through all n * n pairs; the best
-    one is always among the neighbours of the two true boundaries, so four are looked at here. A moment of zero length
-    takes the clip it lies in.
+    the earliest end, is taken. This is the rule of SeqPAN's released code, which looks through all n * n pairs; the
+    best one is always among the neighbours of the two true boundaries, so four are looked at here. A moment of zero
+    length takes the clip it lies in.
 
     Args:
         moment_s: moments within their videos, seconds.
