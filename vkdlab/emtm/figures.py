@@ -1,0 +1,89 @@
+"""What a person can look at in temporal grounding: data in, `plotly.graph_objects.Figure` out (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from vkdlab import plots
+from vkdlab.data import FrameReader
+from vkdlab.emtm.predictions import Grounded
+from vkdlab.metrics import Mean, mean_interval
+
+HEADLINES = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "mIoU")
+
+
+def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -> go.Figure:
+    """One query: frames, true moment, predicted moments (best one strong), start and end probability per clip.
+
+    Args:
+        item: a prediction with its truth.
+        source: who predicted.
+        frames: pictures in the strip.
+    """
+    times_s = (np.arange(frames) + 0.5) * item.duration_s / frames
+    return plots.frame_strip(
+        FrameReader(item.path).at(times_s),
+        times_s,
+        duration_s=item.duration_s,
+        moments_s={"truth": [item.moment_s], source: item.predicted_s[:3]},
+        curves={"start": item.start_probs, "end": item.end_probs},
+        curves_title="probability",
+        title=f"“{item.sentence}”",
+        subtitle=f"{item.video}: IoU of the best moment with the truth {item.iou:.2f}; paler bars are second and third choice",
+        colours={source: plots.PALETTE[0], "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
+    )
+
+
+def recalls(
+    rows: Mapping[str, Mapping[str, Mean]], *, title: str, subtitle: str = "", names: Sequence[str] = HEADLINES
+) -> go.Figure:
+    """Headline metrics side by side, in per cent, one series per source (teacher, baseline, ceiling)."""
+    values = {
+        source: {name: metrics[name].value for name in names if name in metrics} for source, metrics in rows.items()
+    }
+    colours = {source: "#9a9a9a" for source in rows if "guess" in source} | {
+        source: "#d9d9d9" for source in rows if "ceiling" in source
+    }
+    return plots.bars(
+        values, title=title, subtitle=subtitle, x="metric", y="share of queries, or IoU (%)", colours=colours
+    )
+
+
+def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -> go.Figure:
+    """Mean IoU with its 95 % interval by kind of query and by length of the moment: where the teacher is weak."""
+    table = pd.DataFrame(
+        {
+            "iou": [item.iou for item in items],
+            "kind": [item.kind or "any" for item in items],
+            "length": [_length_class(item.moment_s[1] - item.moment_s[0]) for item in items],
+        }
+    )
+    figure = go.Figure()
+    for place, column in enumerate(("kind", "length")):
+        groups = {name: group["iou"].tolist() for name, group in table.groupby(column)}
+        intervals = {f"{name}<br>n = {len(ious)}": mean_interval(ious) for name, ious in groups.items()}
+        figure.add_trace(
+            go.Scatter(
+                x=list(intervals),
+                y=[interval.mean for interval in intervals.values()],
+                error_y={"array": [_half(interval) for interval in intervals.values()], "thickness": 1.5},
+                mode="markers",
+                marker={"size": 11, "color": plots.PALETTE[place]},
+                name={"kind": "by kind of query", "length": "by length of the moment"}[column],
+            )
+        )
+    plots.styled(figure, title=title, subtitle=subtitle, x="group", y="mean IoU, 95 % interval")
+    return figure.update_yaxes(range=[0, 1])
+
+
+def _length_class(length_s: float) -> str:
+    return "under 2 s" if length_s < 2 else "2 to 4 s" if length_s < 4 else "4 s and more"
+
+
+def _half(interval) -> float:
+    half = interval.high - interval.mean
+    return half if np.isfinite(half) else 0.0

@@ -1,0 +1,325 @@
+"""The look that all figures share, and the figures that several methods need: frame strips, timelines, training curves.
+
+Every function takes data and returns a `plotly.graph_objects.Figure` that needs no network to be shown. Sources keep
+their colour in every figure (Okabe and Ito's palette, which colour-blind readers tell apart).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float, UInt8
+from plotly.subplots import make_subplots
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2")
+TRUTH = "#333333"
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#222222"},
+        "title": {"font": {"size": 17}, "x": 0.0, "xanchor": "left", "xref": "paper", "y": 1.0, "yanchor": "bottom",
+                  "yref": "paper", "pad": {"b": 34}, "subtitle": {"font": {"size": 12.5, "color": "#666666"}}},
+        "colorway": PALETTE,
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "xaxis": {"gridcolor": "#ececec", "zerolinecolor": "#d8d8d8", "linecolor": "#bbbbbb", "ticks": "outside",
+                  "tickcolor": "#bbbbbb", "title": {"standoff": 10}},
+        "yaxis": {"gridcolor": "#ececec", "zerolinecolor": "#d8d8d8", "title": {"standoff": 8}, "automargin": True},
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.18, "xanchor": "left", "x": 0.0},
+        "margin": {"l": 70, "r": 24, "t": 78, "b": 60},
+        "bargap": 0.25,
+        "hoverlabel": {"font": {"size": 12}},
+    }
+)  # fmt: skip
+
+
+def styled(
+    figure: go.Figure, *, title: str, subtitle: str = "", x: str = "", y: str = "", height: int = 380
+) -> go.Figure:
+    """Gives a figure the house style and its words.
+
+    Args:
+        figure: changed in place, and returned.
+        title: the one message of the figure.
+        subtitle: data set, split, what a mark is.
+        x: title of the horizontal axis, with its unit.
+        y: title of the vertical axis, with its unit.
+        height: pixels.
+    """
+    figure.update_layout(template=TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}}, height=height)
+    if x:
+        figure.update_xaxes(title_text=x)
+    if y:
+        figure.update_yaxes(title_text=y)
+    return figure
+
+
+def picture_uri(picture: UInt8[np.ndarray, "h w 3"], *, quality: int = 80) -> str:
+    """An RGB picture as a JPEG data URI, so that a figure carries its own pictures."""
+    written, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert written, "OpenCV always has a JPEG encoder"
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def picture(image: UInt8[np.ndarray, "h w 3"], *, title: str, subtitle: str = "", width: int = 980) -> go.Figure:
+    """One picture, without axes, as wide as given in pixels."""
+    return picture_grid([image], [""], columns=1, title=title, subtitle=subtitle, width=width)
+
+
+def picture_grid(
+    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+    captions: Sequence[str],
+    *,
+    columns: int = 4,
+    title: str,
+    subtitle: str = "",
+    width: int = 980,
+) -> go.Figure:
+    """Pictures in rows with a caption under each; pictures of any size, each shown whole.
+
+    Raises:
+        ValueError: no pictures, or not one caption per picture.
+    """
+    if not pictures or len(pictures) != len(captions):
+        raise ValueError(f"expected one caption per picture and at least one, got {len(pictures)} and {len(captions)}")
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    cell = (width - 48) / columns
+    tallest = max(min(0.8, image.shape[0] / image.shape[1]) for image in pictures)
+    caption_height = 26 if any(captions) else 6
+    row_height = cell * 0.97 * tallest + caption_height
+    figure = go.Figure(
+        go.Scatter(x=[0, columns], y=[0, rows * row_height], mode="markers", opacity=0, hoverinfo="skip")
+    )
+    for place, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(place, columns)
+        figure.add_layout_image(
+            source=picture_uri(_at_most(image, int(cell * 1.5))), xref="x", yref="y", x=column + 0.5,
+            y=row * row_height, sizex=0.97, sizey=row_height - caption_height,
+            xanchor="center", yanchor="top", sizing="contain",
+            layer="above",
+        )  # fmt: skip
+        if caption:
+            figure.add_annotation(
+                x=column + 0.5, y=(row + 1) * row_height - caption_height / 2, text=caption, showarrow=False,
+                font={"size": 12},
+            )  # fmt: skip
+    figure.update_xaxes(visible=False, range=[0, columns])
+    figure.update_yaxes(visible=False, range=[rows * row_height, 0])
+    styled(figure, title=title, subtitle=subtitle, height=int(rows * row_height + 100))
+    return figure.update_layout(margin={"l": 24, "r": 24, "b": 16}, showlegend=False)
+
+
+def frame_strip(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    times_s: Float[np.ndarray, " t"],
+    *,
+    duration_s: float,
+    moments_s: Mapping[str, Sequence[Sequence[float]]],
+    curves: Mapping[str, Float[np.ndarray, " l"]] | None = None,
+    curves_title: str = "",
+    colours: Mapping[str, str] | None = None,
+    title: str,
+    subtitle: str = "",
+) -> go.Figure:
+    """Frames along the time axis; under them a row of bars for each source of moments, then curves over the clips.
+
+    Args:
+        frames: pictures, RGB.
+        times_s: the second each of them shows; they are spread evenly over the axis.
+        duration_s: length of the video, seconds.
+        moments_s: name of a source (truth, span teacher, ...) to its `[start_s, end_s]` pairs, best first.
+        curves: name of a curve to one value per clip of an even grid over the video.
+        curves_title: what the curves show, with the unit.
+        colours: source or curve to colour; others take the palette in turn, and what begins with "truth" is dark.
+
+    Raises:
+        ValueError: not one time per frame.
+    """
+    if len(frames) != len(times_s) or not len(frames):
+        raise ValueError(
+            f"expected one time per frame and at least one frame, got {len(frames)} frames and {len(times_s)} times"
+        )
+    palette = iter(PALETTE * 9)
+    colour_of = {
+        name: (colours or {}).get(name) or (TRUTH if name.startswith("truth") else next(palette))
+        for name in (*moments_s, *(curves or {}))
+    }
+    step = duration_s / len(frames)
+    heights = [0.97 * 860 / len(frames) * frames.shape[1] / frames.shape[2], 26 * max(len(moments_s), 1) + 8]
+    heights += [110] if curves else []
+    figure = make_subplots(
+        rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=16 / sum(heights)
+    )
+    _add_strip(figure, frames, times_s, step)
+    for source, moments in moments_s.items():
+        for rank, (start_s, end_s) in enumerate(moments):
+            figure.add_trace(
+                go.Bar(
+                    y=[source], base=[start_s], x=[end_s - start_s], orientation="h", marker_color=colour_of[source],
+                    opacity=1.0 if rank == 0 or source.startswith("truth") else 0.35, width=0.72, showlegend=False,
+                    hovertext=f"{source}: {start_s:.2f} to {end_s:.2f} s", hoverinfo="text",
+                ),
+                row=2, col=1,
+            )  # fmt: skip
+    for name, values in (curves or {}).items():
+        centres = (np.arange(len(values)) + 0.5) * duration_s / len(values)
+        figure.add_trace(
+            go.Scatter(x=centres, y=values, name=name, mode="lines", line={"color": colour_of[name], "shape": "hvh"}),
+            row=3, col=1,
+        )  # fmt: skip
+        figure.update_yaxes(title_text=curves_title, rangemode="tozero", row=3, col=1)
+    figure.update_yaxes(visible=False, range=[0, 1], row=1, col=1)
+    figure.update_yaxes(autorange="reversed", showgrid=False, row=2, col=1)
+    figure.update_xaxes(range=[0, duration_s], showgrid=False)
+    figure.update_xaxes(visible=False, row=1, col=1)
+    figure.update_xaxes(title_text="time (s)", row=len(heights), col=1)
+    styled(figure, title=title, subtitle=subtitle, height=int(sum(heights) + 16 * len(heights) + 150))
+    return figure.update_layout(barmode="overlay", margin={"l": 130}, legend_y=-60 / sum(heights))
+
+
+def _add_strip(figure: go.Figure, frames: np.ndarray, times_s: Sequence[float], step: float) -> None:
+    for place, frame in enumerate(frames):
+        figure.add_layout_image(
+            source=picture_uri(_at_most(frame, 200)), xref="x", yref="y", x=(place + 0.5) * step, y=0.5,
+            sizex=0.98 * step, sizey=1, xanchor="center", yanchor="middle", sizing="contain", layer="above",
+        )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=[(place + 0.5) * step for place in range(len(frames))], y=[0.5] * len(frames), mode="markers", opacity=0,
+            hovertext=[f"{time:.2f} s" for time in times_s], hoverinfo="text", showlegend=False,
+        ),
+        row=1, col=1,
+    )  # fmt: skip
+
+
+def training_curves(
+    history: pd.DataFrame,
+    *,
+    losses: Sequence[str],
+    metrics: Sequence[str],
+    best_epoch: int | None = None,
+    title: str,
+    subtitle: str = "",
+) -> go.Figure:
+    """Losses on the left, validation metrics in per cent on the right, over epochs.
+
+    Args:
+        history: one row an epoch, with a column `epoch`, the losses and the metrics (0 to 1).
+        losses: columns drawn on the left.
+        metrics: columns drawn on the right.
+        best_epoch: the epoch whose weights were kept; marked by a line.
+
+    Raises:
+        ValueError: a column that the history does not have.
+    """
+    if missing := [column for column in ("epoch", *losses, *metrics) if column not in history]:
+        raise ValueError(f"the history has no column {missing[0]!r}; it has {', '.join(map(str, history.columns))}")
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
+    mode = "lines+markers" if len(history) < 40 else "lines"
+    for column, names in enumerate((losses, metrics), start=1):
+        for place, name in enumerate(names):
+            figure.add_trace(
+                go.Scatter(
+                    x=history["epoch"], y=history[name] * (1 if column == 1 else 100), mode=mode, name=name,
+                    line_color=PALETTE[(place + 3 * (column - 1)) % len(PALETTE)],
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+    if best_epoch is not None:
+        figure.add_vline(
+            x=best_epoch, line={"dash": "dash", "color": "#888888", "width": 1}, annotation_text="kept", row=1, col=2
+        )
+    styled(figure, title=title, subtitle=subtitle, x="epoch", height=400)
+    figure.update_yaxes(title_text="training loss (nats)", row=1, col=1)
+    return figure.update_yaxes(title_text="validation (%)", row=1, col=2)
+
+
+def bars(
+    values: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    subtitle: str = "",
+    x: str = "",
+    y: str,
+    percent: bool = True,
+    colours: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """Grouped bars with their numbers on top: series to {category: value}.
+
+    Args:
+        values: name of a series to its value per category; a value that is missing or nan leaves a gap.
+        percent: values are shares of 1 and are shown in per cent.
+        colours: series to colour.
+    """
+    figure = go.Figure()
+    scale = 100 if percent else 1
+    for place, (series, by_category) in enumerate(values.items()):
+        heights = [scale * value for value in by_category.values()]
+        figure.add_trace(
+            go.Bar(
+                name=series, x=list(by_category), y=heights, text=[f"{height:.1f}" for height in heights],
+                textposition="outside", cliponaxis=False, marker_color=(colours or {}).get(series, PALETTE[place % 8]),
+            )
+        )  # fmt: skip
+    return styled(figure, title=title, subtitle=subtitle, x=x, y=y).update_layout(showlegend=len(values) > 1)
+
+
+def moment_map(
+    start_s: Sequence[float], end_s: Sequence[float], duration_s: Sequence[float], *, title: str, subtitle: str = ""
+) -> go.Figure:
+    """Where the moments of a data set lie: start and end as shares of the video, as a density.
+
+    A method can score well by guessing the dense spots without a look at the video; the figure shows what that is
+    worth.
+    """
+    duration = np.asarray(duration_s, dtype=float)
+    start, end = np.asarray(start_s, dtype=float) / duration, np.asarray(end_s, dtype=float) / duration
+    counts, edges, _ = np.histogram2d(start, end, bins=20, range=[[0, 1], [0, 1]])
+    middle = (edges[:-1] + edges[1:]) / 2 * 100
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.14)
+    figure.add_trace(
+        go.Heatmap(
+            x=middle, y=middle, z=np.where(counts.T > 0, counts.T, np.nan), colorscale="Blues", zmin=0,
+            colorbar={"title": "queries", "x": 0.44, "thickness": 12},
+            hovertemplate="start %{x:.0f} %, end %{y:.0f} %: %{z} queries<extra></extra>",
+        ),
+        row=1, col=1,
+    )  # fmt: skip
+    figure.add_trace(
+        go.Histogram(x=(end - start) * duration, nbinsx=30, marker_color=PALETTE[0], showlegend=False), row=1, col=2
+    )
+    styled(figure, title=title, subtitle=subtitle, height=400)
+    figure.update_xaxes(title_text="start (% of the video)", range=[0, 100], row=1, col=1)
+    figure.update_yaxes(title_text="end (% of the video)", range=[0, 100], row=1, col=1)
+    figure.update_xaxes(title_text="length of the moment (s)", row=1, col=2)
+    return figure.update_yaxes(title_text="queries", row=1, col=2)
+
+
+def flow_picture(flow: Float[np.ndarray, "h w 2"], *, largest_px: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Optical flow as colour: hue is direction, saturation is speed (after Baker et al., IJCV 2011).
+
+    Args:
+        flow: displacement to the next frame, pixels, x then y.
+        largest_px: displacement shown fully saturated; the picture's own largest when None.
+    """
+    length, angle = cv2.cartToPolar(
+        np.ascontiguousarray(flow[..., 0], dtype=np.float32), np.ascontiguousarray(flow[..., 1], dtype=np.float32)
+    )
+    largest = largest_px or max(float(length.max()), 1e-6)
+    hsv = np.stack(
+        [angle / (2 * np.pi) * 179, np.clip(length / largest, 0, 1) * 255, np.full_like(length, 255)], axis=-1
+    )
+    return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+
+
+def _at_most(image: UInt8[np.ndarray, "h w 3"], width: int) -> UInt8[np.ndarray, "h w 3"]:
+    if image.shape[1] <= width:
+        return image
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
