@@ -1,0 +1,207 @@
+"""The `vkdlab` command: a thin face of the library (ours). Heavy modules are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Video knowledge distillation in notebooks: run them, open them, look at their data.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, what is missing, what has to be built.")
+app.add_typer(data_app, name="data")
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder with the real data sets; default $VKDLAB_DATA.", show_default=False),
+]
+Profile = Annotated[str, typer.Option(help="smoke (seconds), demo (minutes on two cores) or full (GPU).")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set, see `vkdlab data list`.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vkdlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+) -> None:
+    if debug:
+        os.environ["VKDLAB_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    notebook: Annotated[
+        list[str] | None,
+        typer.Argument(help="02, 02_teacher_training or a path; the whole series without.", show_default=False),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a notebook's parameter.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUES", help="Run for each value: seed=0..4 or data=tabletop,arid6. Several: product."
+        ),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="smoke, demo or full; default the notebooks' own.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run below reports/runs; default from the profile.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, in place of reports/runs/NAME.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Notebooks at a time; default half the cores.")] = None,
+    executor: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    gpus: Annotated[float, typer.Option(help="GPUs per notebook, with --executor ray.")] = 0,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a notebook is stopped.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Run notebooks and write their report. What has passed before is not run again. Exit code 1 when one failed."""
+    from .notebooks import run as run_notebooks
+
+    try:
+        report = run_notebooks(
+            notebook,
+            parameters=parameter,
+            sweep=sweep,
+            profile=profile,
+            name=name,
+            out=out,
+            slots=slots,
+            executor=executor,
+            gpus=gpus,
+            timeout_s=timeout,
+            data_root=data_root,
+        )
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. What had ended is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
+    for result in report.results:
+        where = f" ({result.label})" if result.label else ""
+        typer.echo(f"{result.status:7}  {result.notebook}{where}  {result.seconds:.1f} s")
+        if result.error:
+            first = (result.error["message"].strip().splitlines() or [""])[0]
+            typer.echo(f"         {result.error['name']}: {first[:300]}")
+    typer.echo(f"Report: {report.index}")
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def report(
+    name: Annotated[
+        str | None, typer.Argument(help="Name or folder of the run; default the newest.", show_default=False)
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write the report of a run again from its results, and print where it is."""
+    from .files import project_root
+    from .report import RUN, build
+
+    runs = project_root() / "reports" / "runs"
+    if name is None:
+        found = sorted(runs.glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise FileNotFoundError(f"there is no run in {runs} yet. Make one with `vkdlab run`")
+        folder = found[-1].parent
+    else:
+        folder = Path(name) if Path(name, RUN).is_file() else runs / name
+        if not (folder / RUN).is_file():
+            known = ", ".join(sorted(path.parent.name for path in runs.glob(f"*/{RUN}"))) or "none"
+            raise FileNotFoundError(f"there is no run {name!r} in {runs}; there are: {known}")
+    page = build(folder)
+    typer.echo(str(page))
+    if show:
+        import webbrowser
+
+        webbrowser.open(page.as_uri())
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(help="Port on this machine; the next free one when it is taken.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
+) -> None:
+    """Open JupyterLab on the notebooks: on 127.0.0.1, with a token."""
+    from .files import project_root
+
+    try:
+        import jupyterlab  # noqa: F401
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "`vkdlab lab` needs JupyterLab: pip install -c constraints.txt -e '.[notebooks]'"
+        ) from None
+    command = [
+        sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={project_root()}", "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb",
+        # Both would ask a server on the internet.
+        "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        *([] if browser else ["--no-browser"]), *(["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []),
+    ]  # fmt: skip
+    raise typer.Exit(_until_it_ends(command))
+
+
+@app.command()
+def bench(
+    select: Annotated[str | None, typer.Option("-k", help="Only the benchmarks whose name contains this.")] = None,
+) -> None:
+    """Measure speed and memory on this machine: the files of tests/benchmarks, run by pytest."""
+    from .files import project_root
+
+    root = project_root()
+    command = [sys.executable, "-m", "pytest", "-s", "-o", "addopts=", str(root / "tests" / "benchmarks")]
+    raise typer.Exit(_until_it_ends([*command, *(["-k", select] if select else [])], cwd=root))
+
+
+def _until_it_ends(command: list[str], *, cwd: Path | None = None) -> int:
+    process = subprocess.Popen(command, cwd=cwd)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal sent Ctrl-C to the child as well, which ends in its own way.
+            continue
+
+
+def main() -> None:
+    """Runs the command; what a user did wrong ends as one message, without a traceback, and exit code 2."""
+    os.environ.pop("VKDLAB_DEBUG", None)
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("\nStopped.", err=True)
+        sys.exit(130)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("VKDLAB_DEBUG"):
+            traceback.print_exc()
+        message = str(error) if not isinstance(error, OSError) else _os_message(error)
+        typer.echo(f"vkdlab: {message}", err=True)
+        sys.exit(2)
+
+
+def _os_message(error: OSError) -> str:
+    # Errors that the library worded say all in `strerror`; those of the system need their file.
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""The notebooks, run without a browser: checked parameters, sweeps, resuming, a report; and `finish`, which ends one (ours).
+
+`run` executes notebooks through papermill, each in a process of its own. A job's folder is named by a hash of the
+notebook's source, its parameters, vkdlab's code and the data root: a repeated call does only what is missing or failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import math
+import numbers
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .files import hash_of, project_root, read_json, sha256_of, write_json
+from .sweeps import Parameter, ParameterError, product, read_parameters, settings, sweep_values
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from .jobs import Executor
+    from .report import Report
+
+DATA_VARIABLE = "VKDLAB_DATA"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `finish` wrote; shows itself as a small table."""
+
+    metrics: dict[str, Any]
+    """Numbers, texts or None by name."""
+    folder: Path
+    """Where metrics.json and figures.json lie."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.metrics))
+        return "\n".join(f"{name:{width}}  {_shown(value)}" for name, value in self.metrics.items())
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(_shown(v))}</td></tr>" for name, v in self.metrics.items()
+        )
+        return f"<table>{rows}</table>"
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def finish(metrics: Mapping[str, Any], figures: Mapping[str, Figure] | None = None) -> Summary:
+    """Ends a notebook: writes its key numbers and key figures where the report finds them.
+
+    They go to the job's folder under `vkdlab run`, and to `reports/runs/live/<notebook>` in JupyterLab.
+
+    Args:
+        metrics: by name, finite numbers, texts, or None where there is no value; a `Mean` gives its value.
+        figures: plotly figures by title, in the order in which the report shows them.
+
+    Returns:
+        A summary that a notebook's last line can show.
+
+    Raises:
+        ValueError: no metrics, or one that is not finite.
+        TypeError: a metric is no number or text, or a figure is no plotly figure.
+    """
+    from .jobs import FIGURES, JOB_DIR_VARIABLE, METRICS
+
+    if not metrics:
+        raise ValueError("finish expects at least one metric, given none: a run without numbers cannot be compared")
+    plain = {str(name): _plain_metric(name, value) for name, value in metrics.items()}
+    drawn = {}
+    for title, figure in (figures or {}).items():
+        if not hasattr(figure, "to_plotly_json"):
+            raise TypeError(f"figure {title!r} is a {type(figure).__name__}, expected a plotly figure")
+        drawn[str(title)] = figure
+    folder = os.environ.get(JOB_DIR_VARIABLE)
+    if folder is None:
+        # JupyterLab tells a kernel which notebook it belongs to in this variable.
+        name = Path(os.environ.get("JPY_SESSION_NAME", "notebook")).stem
+        folder = project_root() / "reports" / "runs" / "live" / name
+    folder = Path(folder)
+    write_json(folder / FIGURES, {title: json.loads(figure.to_json()) for title, figure in drawn.items()})
+    write_json(folder / METRICS, plain)
+    return Summary(metrics=plain, folder=folder)
+
+
+def _plain_metric(name: str, value: Any) -> int | float | str | bool | None:
+    value = getattr(value, "value", value)
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if value is None or isinstance(value, bool | str):
+        return value
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"metric {name!r} is a {type(value).__name__}, expected a number, a text or None")
+    if not math.isfinite(value):
+        raise ValueError(f"metric {name!r} is {value}, expected a finite number; give None where there is no value")
+    return value if isinstance(value, int) else float(value)
+
+
+def find(names: Iterable[str | os.PathLike] | None = None, *, folder: str | os.PathLike | None = None) -> list[Path]:
+    """The notebooks of these names: `02`, `02_teacher_training`, or a path ending in .ipynb; without names the whole series.
+
+    Raises:
+        FileNotFoundError: there is none of that name; the message lists those there are.
+        ValueError: two different notebooks have the same file name.
+    """
+    folder = Path(folder) if folder is not None else project_root() / "notebooks"
+    series = sorted(folder.glob("*.ipynb"))
+    found = []
+    for name in map(os.fspath, names or []):
+        path = Path(name)
+        if path.suffix == ".ipynb" and path.is_file():
+            found.append(path.resolve())
+            continue
+        matches = [each for each in series if each.stem in (name, path.stem) or each.stem.split("_")[0] == name]
+        if not matches:
+            stems = [each.stem for each in series]
+            close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.4)
+            raise FileNotFoundError(
+                f"there is no notebook {name!r}."
+                + (f" Did you mean {close[0]!r}?" if close else "")
+                + f" In {folder}: {', '.join(stems) or 'none'}"
+            )
+        found += matches
+    found = list(dict.fromkeys(found)) if names else series
+    if not found:
+        raise FileNotFoundError(f"there are no notebooks in {folder}")
+    for first, second in zip(ordered := sorted(found, key=lambda each: each.stem), ordered[1:], strict=False):
+        if first.stem == second.stem:
+            raise ValueError(f"{first} and {second} have the same name; rename one, or run them apart")
+    return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """A notebook as it lies on disk."""
+
+    path: Path
+    """Its file."""
+    title: str
+    """Its first heading, or its name."""
+    cells: list[list[str]]
+    """(type, source) of every cell: what its result depends on."""
+    parameters: dict[str, Parameter]
+    """What its cell tagged `parameters` sets, by name."""
+
+
+def read_source(path: str | os.PathLike) -> Source:
+    """Reads a notebook.
+
+    Raises:
+        ValueError: the file is no notebook; the message names it.
+        ParameterError: its `parameters` cell holds something else than literals.
+    """
+    import nbformat
+
+    path = Path(path)
+    try:
+        node = nbformat.read(path, as_version=4)
+    except (nbformat.ValidationError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{path} is no notebook that could be read: {reason}") from error
+    headings = (
+        line.removeprefix("# ").strip()
+        for cell in node.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("# ")
+    )
+    tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
+    parameters = read_parameters(tagged[0].source, where=path.name) if tagged else {}
+    return Source(
+        path=path,
+        title=next(headings, path.stem),
+        cells=[[cell.cell_type, cell.source] for cell in node.cells],
+        parameters=parameters,
+    )
+
+
+def run(
+    names: Iterable[str | os.PathLike] | None = None,
+    *,
+    parameters: Mapping[str, Any] | Sequence[str] | None = None,
+    sweep: Mapping[str, Iterable] | Sequence[str] | None = None,
+    profile: str | None = None,
+    name: str | None = None,
+    out: str | os.PathLike | None = None,
+    executor: Literal["local", "ray"] = "local",
+    slots: int | None = None,
+    gpus: float = 0,
+    timeout_s: float | None = None,
+    data_root: str | os.PathLike | None = None,
+    folder: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Report:
+    """Runs notebooks, or a sweep of them, and writes their report; what has passed before is not run again.
+
+    Everything is checked before the first notebook starts. A notebook that fails is kept with its error and the others
+    go on. Ctrl-C stops the kernels and keeps what has ended; the same call goes on from there.
+
+    Args:
+        names: as `find`; None for the whole series.
+        parameters: values by name, or texts `name=value` that are read by the type of the default.
+        sweep: lists of values by name, or texts `seed=0..4`, `data=tabletop,arid6`; the product of all is run.
+        profile: short for the parameter of that name.
+        name: name of the run, default the profile, and the swept parameters.
+        out: folder of the run, default `reports/runs/<name>`.
+        executor: `local` for this machine, `ray` for a Ray cluster.
+        slots: jobs at a time, default half the cores; every job gets its share of the threads.
+        gpus: GPUs per job, with Ray.
+        timeout_s: limit for one notebook, in seconds.
+        data_root: folder of the real data sets, default `$VKDLAB_DATA`.
+        folder: where the series lies, default the checkout's `notebooks`.
+        progress: show a progress bar.
+
+    Raises:
+        ParameterError: a parameter that a notebook does not have, or a value of the wrong type.
+        FileNotFoundError: no such notebook, or no such data root.
+        ValueError: a file that is no notebook, fewer than one slot.
+        ModuleNotFoundError: papermill or Ray is not installed.
+        OSError: the folder of the run cannot be written, or another run is writing to it.
+    """
+    _require_papermill()
+    from .report import Report, build, read_result
+
+    cores = _cores()
+    slots = max(1, cores // 2) if slots is None else slots
+    if slots < 1:
+        raise ValueError(f"slots must be at least 1, given {slots}")
+    if (data_root := data_root or os.environ.get(DATA_VARIABLE)) and not Path(data_root).is_dir():
+        raise FileNotFoundError(f"data root {data_root} is no folder; correct --data-root or {DATA_VARIABLE}")
+    given = _with_profile(parameters, profile)
+    sources = [read_source(path) for path in find(names, folder=folder)]
+    combinations = {
+        source.path.stem: product(sweep_values(sweep, source.parameters, where=source.path.name)) for source in sources
+    }
+    swept = list(next(iter(combinations.values()))[0])
+    fixed = {source.path.stem: settings(given, source.parameters, where=source.path.name) for source in sources}
+    for stem in fixed:
+        if both := set(fixed[stem]) & set(swept):
+            raise ParameterError(f"parameter {min(both)!r} is set and swept; give it once")
+    name = name or "-".join(filter(None, [_profile_of(given, sources[0]), "sweep" if swept else "", *swept]))
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise ValueError(f"a run's name is letters, digits and - _ . +, given {name!r}")
+    out = Path(out) if out is not None else project_root() / "reports" / "runs" / name
+
+    environment = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // slots)),
+        # Spinning threads of one job would take the cores from the others.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
+        "PLOTLY_RENDERER": "plotly_mimetype",
+    }
+    if data_root:
+        environment[DATA_VARIABLE] = os.path.abspath(data_root)
+    code = code_hash()
+    planned = [
+        (_job(source, {**fixed[source.path.stem], **values}, out, code, environment, timeout_s), values)
+        for source in sources
+        for values in combinations[source.path.stem]
+    ]
+    runner = _executor(executor, slots, gpus)
+    command = _command(names, given, sweep, name)
+    with _alone_in(out):
+        _record(out, name=name, command=command, planned=planned)
+        build(out)
+        missing = list({job.folder: job for job, _ in planned if not job.passed}.values())
+        try:
+            _execute(runner, missing, out=out, progress=progress, total=len(planned))
+        finally:
+            build(out)
+    results = tuple(read_result(Path(job.folder), notebook=job.name, swept=values) for job, values in planned)
+    return Report(folder=out, results=results, command=command)
+
+
+def _execute(runner: Executor, jobs: list, *, out: Path, progress: bool, total: int) -> None:
+    from tqdm.auto import tqdm
+
+    from .report import build, read_result
+
+    done = dict.fromkeys((job.folder for job in jobs), 0)
+    bar = tqdm(total=sum(job.cells for job in jobs), unit="cell", disable=not progress or not jobs)
+    with bar:
+
+        def on_cell(job: Any, cells: int) -> None:
+            cells = min(cells, job.cells)
+            bar.set_description(f"{job.name} {cells}/{job.cells}", refresh=False)
+            bar.update(cells - done[job.folder])
+            done[job.folder] = cells
+
+        ended = total - len(jobs)
+        if ended and progress:
+            bar.write(f"{ended} of {total} jobs had passed before and are not run again")
+        with contextlib.closing(runner.finished(jobs, on_cell=on_cell)) as finished:
+            for job in finished:
+                ended += 1
+                on_cell(job, job.cells)
+                result = read_result(Path(job.folder), notebook=job.name, swept={})
+                if progress:
+                    bar.write(f"[{ended}/{total}] {job.name} {result.status} after {result.seconds:.1f} s")
+                build(out)
+
+
+def _job(
+    source: Source, given: dict, out: Path, code: str, environment: dict[str, str], timeout_s: float | None
+) -> Any:
+    from .jobs import Job
+
+    values = {name: given.get(name, parameter.default) for name, parameter in source.parameters.items()}
+    # With a data root a notebook may do more, so that a result without it must not stand for one with it.
+    digest = hash_of(source.cells, values, code, environment.get(DATA_VARIABLE, ""), digits=12)
+    return Job(
+        notebook=str(source.path.resolve()),
+        given=given,
+        parameters=values,
+        folder=str((out / "jobs" / f"{source.path.stem}-{digest}").resolve()),
+        title=source.title,
+        cells=len(source.cells),
+        environment=environment,
+        timeout_s=timeout_s,
+    )
+
+
+def _record(out: Path, *, name: str, command: str, planned: list) -> None:
+    """Writes which jobs make up the run; notebooks that this call leaves alone keep their last entry."""
+    from . import __version__
+    from .report import RUN
+
+    path = out / RUN
+    entries = read_json(path)["notebooks"] if path.is_file() else {}
+    for stem in {job.name for job, _ in planned}:
+        entries[stem] = {"jobs": []}
+    for job, values in planned:
+        entries[job.name]["jobs"].append({"folder": f"jobs/{Path(job.folder).name}", "swept": values})
+    write_json(path, {"name": name, "command": command, "version": __version__, "notebooks": entries})
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    try:
+        (out / "jobs").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"another run is writing to {out}: wait until it has ended, or choose another --name") from None
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{out} cannot be written: {error.strerror}. Choose another folder with --out"
+        ) from error
+    try:
+        for left_over in (out / "jobs").glob(".*.part"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def code_hash() -> str:
+    """Hash of the package's Python files: a result belongs to the code that made it."""
+    package = Path(__file__).parent
+    return hash_of({str(path.relative_to(package)): sha256_of(path) for path in sorted(package.rglob("*.py"))})
+
+
+def _executor(executor: str, slots: int, gpus: float) -> Executor:
+    from .jobs import LocalSlots, RaySlots
+
+    if executor == "local":
+        return LocalSlots(slots)
+    if executor == "ray":
+        return RaySlots(slots, gpus=gpus)
+    raise ValueError(f"executor is 'local' or 'ray', given {executor!r}")
+
+
+def _with_profile(parameters: Mapping | Sequence[str] | None, profile: str | None) -> Mapping | list[str]:
+    parameters = dict(parameters) if isinstance(parameters, Mapping) else [*(parameters or [])]
+    if profile is None:
+        return parameters
+    if isinstance(parameters, list):
+        return [*parameters, f"profile={profile}"]
+    if "profile" in parameters:
+        raise ParameterError("profile is given twice, as a parameter and by itself; give it once")
+    return parameters | {"profile": profile}
+
+
+def _profile_of(given: Mapping | list[str], source: Source) -> str:
+    values = settings(given, source.parameters, where=source.path.name)
+    default = source.parameters["profile"].default if "profile" in source.parameters else source.path.stem
+    return str(values.get("profile", default))
+
+
+def _command(
+    names: Iterable | None, given: Mapping | list[str], sweep: Mapping | Sequence[str] | None, name: str
+) -> str:
+    words = ["vkdlab", "run", *(Path(each).stem if Path(each).suffix else str(each) for each in names or [])]
+    for text in given if isinstance(given, list) else [f"{key}={value}" for key, value in given.items()]:
+        words += ["-p", text]
+    if isinstance(sweep, Mapping):
+        sweep = [f"{key}={','.join(map(str, values))}" for key, values in sweep.items()]
+    for text in sweep or []:
+        words += ["--sweep", text]
+    return shlex.join([*words, "--name", name])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_papermill() -> None:
+    try:
+        import nbconvert  # noqa: F401
+        import papermill  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"running notebooks needs {error.name}: pip install -c constraints.txt -e '.[notebooks]'"
+        ) from None
