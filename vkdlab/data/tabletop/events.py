@@ -1,0 +1,635 @@
+"""What happens: draws objects, events and hands, and writes every motion into tracks (ours)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vkdlab.data.tabletop import shapes
+from vkdlab.data.tabletop.stage import (
+    GRIP_HEIGHT,
+    HAND_SCALE,
+    STAGE_WIDTH,
+    VERBS,
+    Event,
+    Layer,
+    Object,
+    Track,
+    WorldConfig,
+    camera_path,
+    generator,
+    nearness,
+)
+
+SECONDS = {
+    "slide left": (1.2, 2.8),
+    "slide right": (1.2, 2.8),
+    "slide up": (1.2, 2.8),
+    "slide down": (1.2, 2.8),
+    "lift": (1.0, 2.2),
+    "drop": (1.0, 1.4),
+    "spin": (1.2, 3.0),
+    "grow": (1.2, 3.0),
+    "shrink": (1.2, 3.0),
+    "hide": (1.2, 2.4),
+    "reveal": (1.2, 2.4),
+    "collide": (1.4, 2.4),
+    "shake": (1.2, 3.0),
+    "pour-into": (2.6, 4.4),
+    "pick-up": (1.2, 2.4),
+    "put-down": (1.2, 2.4),
+}
+DIRECTIONS = {"slide left": (-1, 0), "slide right": (1, 0), "slide up": (0, -1), "slide down": (0, 1)}
+NEEDS_HAND = ("lift", "drop", "hide", "reveal", "pour-into", "pick-up", "put-down")
+MAY_HAVE_HAND = ("slide left", "slide right", "slide up", "slide down", "shake")
+APPROACH_S, WITHDRAW_S = 0.56, 0.56
+HANDS, CLOTHS = 2, 2
+
+
+@dataclass
+class Visit:
+    """One hand that comes, holds something and goes."""
+
+    slot: int
+    angle: float
+    grab: int
+    release: int
+    target: Track
+    comes: bool = True
+    goes: bool = True
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Something poured: from one track's mouth into another, between two frames."""
+
+    source: int
+    target: int
+    start_frame: int
+    end_frame: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything about one video but its pixels."""
+
+    config: WorldConfig
+    split: str
+    index: int
+    frames: int
+    objects: tuple[Object, ...]
+    events: tuple[Event, ...]
+    layers: tuple[Layer, ...]
+    streams: tuple[Stream, ...]
+    camera: np.ndarray = field(repr=False)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return round(self.frames / self.config.fps, 4)
+
+
+def plan(config: WorldConfig, split: str, index: int) -> Scene:
+    """Draws one video. Nothing enters but the arguments, so the same scene comes out on every machine."""
+    rng = generator(config, split, index, "labels")
+    low, high = config.duration_s
+    frames = round((low + (high - low) * rng.random() ** config.duration_bend) * config.fps)
+    while True:
+        planner = _Planner(rng, config, frames)
+        if planner.fill():
+            return planner.scene(split, index)
+
+
+class _Planner:
+    """Places events one after another by onset; keeps where each object is and until when it is busy."""
+
+    def __init__(self, rng: np.random.Generator, config: WorldConfig, frames: int):
+        self.rng, self.config, self.frames, self.fps = rng, config, frames, config.fps
+        self.objects = self._draw_objects()
+        self.tracks = {o.id: Track(frames, o.extent) for o in self.objects}
+        self.cloths = [Track(frames, 0.3) for _ in range(CLOTHS)]
+        self.cloth_of: dict[int, int] = {}
+        self.state = {o.id: "table" for o in self.objects}
+        self.free_at = {o.id: 0 for o in self.objects}
+        self.spots: dict[int, tuple[float, float]] = {}
+        self.old_spots: dict[int, tuple[float, float]] = {}
+        self.visits: list[Visit] = []
+        self.held: dict[int, Visit] = {}
+        self.events: list[Event] = []
+        self.streams: list[Stream] = []
+
+    def _uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self.rng.random()
+
+    def _pick(self, items):
+        return items[int(self.rng.integers(len(items)))]
+
+    def _draw_objects(self) -> list[Object]:
+        count = int(self.rng.integers(4, 6)) + int(self.rng.random() < 0.3 + 0.5 * self.config.difficulty)
+        taken, objects = set(), []
+        while len(objects) < count:
+            shape, colour = self._pick(shapes.SHAPES), self._pick(tuple(shapes.COLOURS))
+            if objects and self.rng.random() < 0.45:
+                if self.rng.random() < 0.5:
+                    shape = self._pick(objects).shape
+                else:
+                    colour = self._pick(objects).colour
+            size = self._pick(("small", "medium", "large"))
+            if (shape, colour) not in taken:
+                taken.add((shape, colour))
+                objects.append(Object(len(objects) + 1, shape, colour, size))
+        if not any(o.shape in ("cup", "bowl") for o in objects):
+            first = objects[0]
+            objects[0] = Object(first.id, self._pick(("cup", "bowl")), first.colour, first.size)
+            if len({(o.shape, o.colour) for o in objects}) < len(objects):
+                return self._draw_objects()
+        return objects
+
+    def fill(self) -> bool:
+        """Places things and events; False when there was no room for three events."""
+        for o in self.objects:
+            place = self._free_place(o)
+            if place is None:
+                return False
+            track = self.tracks[o.id]
+            track.hold(0, x=place[0], y=place[1], present=True)
+            self.spots[o.id] = place
+        order = [self.objects[i] for i in self.rng.permutation(len(self.objects))]
+        if self.rng.random() < 0.55:
+            self.state[order[0].id] = "absent"
+            self.tracks[order[0].id].hold(0, present=False)
+            self.spots.pop(order[0].id)
+        if self.rng.random() < 0.4:
+            self._cover(order[1].id, 0)
+        seconds = self.frames / self.fps
+        wanted = min(8, max(3, round(seconds / 2.5 + self._uniform(-1.2, 1.2))))
+        onset, last = self._uniform(0.7, 1.4), seconds - 0.5
+        while len(self.events) < wanted and onset < last - 1.0:
+            if self._place_event(round(onset * self.fps), round(last * self.fps)):
+                left = wanted - len(self.events)
+                if left:
+                    room = (last - 1.8 - onset) / left
+                    onset += max(0.4, room * self._uniform(0.45, 1.5))
+            else:
+                onset += 0.24
+        return len(self.events) >= 3
+
+    def _cover(self, ident: int, frame: int) -> None:
+        cloth = next(c for c in range(CLOTHS) if c not in self.cloth_of.values())
+        self.cloth_of[ident] = cloth
+        self.state[ident] = "covered"
+        track, over = self.cloths[cloth], self.tracks[ident]
+        track.extent = over.extent * over.scale[frame] * 1.25
+        track.hold(frame, x=over.x[frame], y=over.y[frame] + 0.004, present=True)
+
+    def _free_place(self, thing: Object, *, near: tuple[float, float] | None = None) -> tuple[float, float] | None:
+        for _ in range(40):
+            place = (self._uniform(0.16, STAGE_WIDTH - 0.16), self._uniform(0.36, 0.93))
+            if self._clear(thing, place, share=0.62):
+                return place
+        return None
+
+    def _clear(self, thing: Object, place: tuple[float, float], *, share: float, but: int | None = None) -> bool:
+        x, y = place
+        margin = 0.5 * self._width(thing)
+        if not (margin * 0.8 < x < STAGE_WIDTH - margin * 0.8 and 0.10 + margin * 1.5 < y < 0.96):
+            return False
+        for spots in (self.spots, self.old_spots):
+            for ident, (ox, oy) in spots.items():
+                if ident in (thing.id, but):
+                    continue
+                reach = share * (self._width(thing) + self._width(self._object(ident)))
+                if math.hypot(x - ox, 1.25 * (y - oy)) < reach:
+                    return False
+        return True
+
+    def _object(self, ident: int) -> Object:
+        return self.objects[ident - 1]
+
+    def _width(self, thing: Object) -> float:
+        return thing.extent * float(self.tracks[thing.id].scale[-1])
+
+    def _place_event(self, start: int, last: int) -> bool:
+        self.old_spots = {
+            e.object: (self.tracks[e.object].x[start], self.tracks[e.object].y[start])
+            for e in self.events
+            if e.end_frame > start
+        }
+        free = [o for o in self.objects if self.free_at[o.id] <= start]
+        used = [e.verb for e in self.events]
+        options = []
+        for verb in VERBS:
+            able = [o for o in free if self._feasible(verb, o)]
+            if able:
+                options.append((verb, able))
+        repeat = [
+            (e.verb, [self._object(e.object)])
+            for e in self.events
+            if (e.verb, self._object(e.object)) in [(v, o) for v, able in options for o in able]
+        ]
+        if repeat and self.rng.random() < 0.3:
+            options = [self._pick(repeat)]
+        for _ in range(8):
+            if not options:
+                return False
+            weights = np.array([_WEIGHT.get(verb, 1.0) / (1 + used.count(verb)) for verb, _ in options])
+            verb, able = options[int(np.searchsorted(np.cumsum(weights), self.rng.random() * weights.sum()))]
+            thing = self._pick(able)
+            low, high = SECONDS[verb]
+            end = start + max(6, round(self._uniform(low, high) * self.fps))
+            if end <= last and self._perform(verb, thing, start, end):
+                return True
+        return False
+
+    def _feasible(self, verb: str, thing: Object) -> bool:
+        state, scale = self.state[thing.id], float(self.tracks[thing.id].scale[-1])
+        if verb == "drop":
+            return state == "held"
+        if verb == "shake":
+            return state in ("table", "held")
+        if verb == "reveal":
+            return state == "covered"
+        if verb == "put-down":
+            return state == "absent"
+        if state != "table":
+            return False
+        if verb == "hide":
+            return len(self.cloth_of) < CLOTHS
+        if verb == "grow":
+            return scale < 1.1 and thing.size != "large"
+        if verb == "shrink":
+            return scale > 0.9 and thing.size != "small"
+        if verb == "pour-into":
+            return thing.shape in ("cup", "bottle")
+        if verb == "pick-up":
+            return sum(s != "absent" for s in self.state.values()) > 3
+        return True
+
+    def _perform(self, verb: str, thing: Object, start: int, end: int) -> bool:
+        ident, track = thing.id, self.tracks[thing.id]
+        hand = verb in NEEDS_HAND or (verb in MAY_HAVE_HAND and self.rng.random() < 0.4)
+        if self.state[ident] == "held":
+            return self._perform_held(verb, thing, start, end)
+        angle = self._arm_angle(track.x[start]) if verb != "put-down" else 0.0
+        other, also, visit = None, (), None
+        script = _Motion(self, track, start, end)
+        if verb == "put-down":
+            place = self._free_place(thing)
+            if place is None:
+                return False
+            angle = self._arm_angle(place[0])
+        if hand:
+            comes, goes = verb not in ("put-down", "hide"), verb not in ("pick-up", "reveal")
+            slot = self._free_slot(start, self.frames if verb == "lift" else end, comes, goes)
+            if slot is None:
+                return False
+            visit = Visit(slot, angle, start, self.frames if verb == "lift" else end, track, comes, goes)
+        if verb in DIRECTIONS:
+            target = self._slide_target(thing, DIRECTIONS[verb])
+            if target is None:
+                return False
+            script.move(*target)
+            self.spots[ident] = target
+        elif verb == "collide":
+            struck = self._struck(thing, start)
+            if struck is None:
+                return False
+            other, also = script.collide(thing, struck)
+            self.free_at[other] = end + round(0.3 * self.fps)
+        elif verb == "pour-into":
+            cup = self._vessel(thing, start)
+            if cup is None:
+                return False
+            other, also = cup.id, ("lift",)
+            self.streams.append(script.pour(thing, cup))
+            self.free_at[other] = end + round(0.2 * self.fps)
+        elif verb == "lift":
+            script.lift()
+            self.state[ident] = "held"
+            self.held[ident] = visit
+        elif verb == "pick-up":
+            also = ("lift",)
+            script.carry(_outside(track.x[start], track.y[start], angle), leaves=True)
+            self.state[ident] = "absent"
+            self.spots.pop(ident)
+        elif verb == "put-down":
+            track.hold(start, x=place[0], y=place[1], z=0.0, angle=0.0)
+            script.carry(_outside(*place, angle), leaves=False)
+            self.state[ident], self.spots[ident] = "table", place
+        elif verb in ("hide", "reveal"):
+            if verb == "hide":
+                self._cover(ident, start)
+            cloth = self.cloths[self.cloth_of[ident]]
+            visit.target = cloth
+            _Motion(self, cloth, start, end).carry(
+                _outside(track.x[start], track.y[start], angle), leaves=verb == "reveal"
+            )
+            if verb == "reveal":
+                del self.cloth_of[ident]
+                self.state[ident] = "table"
+        else:
+            getattr(script, verb)()
+        if visit:
+            self.visits.append(visit)
+        self._record(verb, thing, other, start, end, hand, also)
+        return True
+
+    def _perform_held(self, verb: str, thing: Object, start: int, end: int) -> bool:
+        script = _Motion(self, self.tracks[thing.id], start, end)
+        if verb == "drop":
+            visit = self.held.pop(thing.id)
+            visit.release = start
+            script.drop()
+            self.state[thing.id] = "table"
+        else:
+            script.shake()
+        self._record(verb, thing, None, start, end, True, ())
+        return True
+
+    def _record(self, verb, thing, other, start, end, hand, also) -> None:
+        self.free_at[thing.id] = end + round((0.12 if verb == "lift" else 0.72 if hand else 0.3) * self.fps)
+        self.events.append(Event(len(self.events), verb, thing.id, other, start, end, hand, tuple(also)))
+
+    def _free_slot(self, start: int, end: int, comes: bool, goes: bool) -> int | None:
+        begin = start - round(APPROACH_S * self.fps) * comes
+        finish = end + round(WITHDRAW_S * self.fps) * goes
+        for slot in range(HANDS):
+            busy = [
+                (v.grab - round(APPROACH_S * self.fps) * v.comes, v.release + round(WITHDRAW_S * self.fps) * v.goes)
+                for v in self.visits
+                if v.slot == slot
+            ]
+            if begin >= 0 and all(finish < a or begin > b for a, b in busy):
+                return slot
+        return None
+
+    def _arm_angle(self, x: float) -> float:
+        middle = (x / STAGE_WIDTH - 0.5) * 1.9
+        return math.radians(max(-72, min(72, 60 * middle + self._uniform(-22, 22))))
+
+    def _slide_target(self, thing: Object, direction: tuple[int, int]) -> tuple[float, float] | None:
+        x, y = self.spots[thing.id]
+        for _ in range(6):
+            reach = self._uniform(0.2, 0.55) if direction[0] else self._uniform(0.15, 0.36)
+            target = (x + direction[0] * reach, y + direction[1] * reach)
+            steps = [(x + direction[0] * reach * s, y + direction[1] * reach * s) for s in (0.34, 0.67)]
+            if self._clear(thing, target, share=0.6) and all(self._clear(thing, step, share=0.34) for step in steps):
+                return target
+        return None
+
+    def _on_table(self, start: int, but: int) -> list[Object]:
+        return [o for o in self.objects if o.id != but and self.state[o.id] == "table" and self.free_at[o.id] <= start]
+
+    def _struck(self, thing: Object, start: int) -> tuple[Object, tuple[float, float], tuple[float, float]] | None:
+        x, y = self.spots[thing.id]
+        near = self._on_table(start, thing.id)
+        for other in (near[i] for i in self.rng.permutation(len(near))):
+            ox, oy = self.spots[other.id]
+            gap = math.hypot(ox - x, oy - y)
+            touch = 0.46 * (self._width(thing) * nearness(oy) + self._width(other) * nearness(oy))
+            if gap < touch + 0.12 or abs(oy - y) > 0.9 * abs(ox - x):
+                continue
+            ux, uy = (ox - x) / gap, (oy - y) / gap
+            contact, knock = (ox - ux * touch, oy - uy * touch), (ox + ux * 0.11, oy + uy * 0.11)
+            halfway = ((x + contact[0]) / 2, (y + contact[1]) / 2)
+            if self._clear(thing, halfway, share=0.36, but=other.id) and self._clear(
+                other, knock, share=0.5, but=thing.id
+            ):
+                return other, contact, knock
+        return None
+
+    def _vessel(self, thing: Object, start: int) -> Object | None:
+        able = [o for o in self._on_table(start, thing.id) if o.shape in ("cup", "bowl")]
+        able = [o for o in able if 0.34 < self.spots[o.id][0] < STAGE_WIDTH - 0.34 and self.spots[o.id][1] > 0.5]
+        return self._pick(able) if able else None
+
+    def scene(self, split: str, index: int) -> Scene:
+        """Adds idle hands and gathers everything."""
+        self._idle_hands()
+        colour = generator(self.config, split, index, "colours")
+        layers = [
+            Layer(o.shape, _object_colours(o.shape, o.colour), self.tracks[o.id], pivot=0.4) for o in self.objects
+        ]
+        stripe = {shapes.PALE: (238, 232, 220)}
+        fabrics = ((96, 128, 150), (150, 96, 84), (206, 196, 172), (96, 124, 96), (120, 104, 140))
+        first = int(colour.integers(len(fabrics)))
+        for n, cloth in enumerate(self.cloths):
+            layers.append(Layer("cloth", {shapes.PRIMARY: fabrics[(first + n) % 5], **stripe}, cloth))
+        for slot in range(HANDS):
+            skin = shapes.SKIN_TONES[int(colour.integers(len(shapes.SKIN_TONES)))]
+            sleeve = shapes.SLEEVES[int(colour.integers(len(shapes.SLEEVES)))]
+            nail = tuple(min(255, int(0.72 * v + 0.28 * w)) for v, w in zip(skin, (255, 214, 204), strict=True))
+            cuff = tuple(min(255, int(1.25 * v + 24)) for v in sleeve)
+            colours = {shapes.SKIN: skin, shapes.NAIL: nail, shapes.SLEEVE: sleeve, shapes.PALE: cuff}
+            layers.append(Layer("hand", colours, self._hand_track(slot)))
+        camera = camera_path(self.rng, self.config, self.frames)
+        return Scene(
+            self.config,
+            split,
+            index,
+            self.frames,
+            tuple(self.objects),
+            tuple(self.events),
+            tuple(layers),
+            tuple(self.streams),
+            camera,
+        )
+
+    def _idle_hands(self) -> None:
+        """A hand that comes, hovers and goes without touching anything: presence of a hand proves no event."""
+        for _ in range(2):
+            if self.rng.random() > 0.2 + 0.6 * self.config.difficulty:
+                continue
+            stay = round(self._uniform(0.3, 1.2) * self.fps)
+            start = int(
+                self.rng.integers(round(self.fps), max(round(self.fps) + 1, self.frames - stay - round(2 * self.fps)))
+            )
+            slot = self._free_slot(start, start + stay, True, True)
+            if slot is not None:
+                point = Track(self.frames, 0.0)
+                x, y = self._uniform(0.3, STAGE_WIDTH - 0.3), self._uniform(0.7, 0.95)
+                point.hold(0, x=x, y=y)
+                self.visits.append(Visit(slot, self._arm_angle(x), start, start + stay, point))
+
+    def _hand_track(self, slot: int) -> Track:
+        track = Track(self.frames, HAND_SCALE)
+        before, after = round(APPROACH_S * self.fps), round(WITHDRAW_S * self.fps)
+        for visit in (v for v in self.visits if v.slot == slot):
+            idle = visit.target.extent == 0.0
+            first = visit.grab - before if visit.comes else visit.grab
+            final = visit.release + after if visit.goes else visit.release
+            for i in range(max(0, first), min(self.frames, final + 1)):
+                anchor = min(max(i, visit.grab), visit.release, self.frames - 1)
+                gx, gy = visit.target.grip(anchor)
+                away = 0.0
+                if i < visit.grab:
+                    away = 1 - _ease((i - first) / before)
+                elif i > visit.release:
+                    away = _ease((i - visit.release) / after)
+                ox, oy = _outside(gx, gy, visit.angle)
+                track.x[i], track.y[i] = gx + away * ox, gy + away * oy
+                track.z[i] = 0.0
+                track.angle[i] = visit.angle
+                track.pose[i] = visit.grab <= i < visit.release and not idle
+                track.present[i] = True
+        return track
+
+
+_WEIGHT = {  # evens out how often each verb happens: some rarely find room or the right object
+    "slide left": 2.4,
+    "slide right": 2.4,
+    "slide up": 2.4,
+    "slide down": 2.4,
+    "drop": 6.0,
+    "pour-into": 6.0,
+    "reveal": 2.2,
+    "put-down": 1.8,
+    "collide": 2.0,
+    "spin": 0.6,
+    "shake": 0.7,
+    "lift": 0.9,
+}
+
+
+def _ease(u: float) -> float:
+    u = min(max(u, 0.0), 1.0)
+    return u * u * (3 - 2 * u)
+
+
+def _outside(x: float, y: float, angle: float) -> tuple[float, float]:
+    """The shift along the arm that takes a hand at (x, y) out of the picture."""
+    fx, fy = math.sin(angle), math.cos(angle)
+    ways = [(1.42 - y) / fy]
+    if fx > 0.2:
+        ways.append((STAGE_WIDTH + 0.42 - x) / fx)
+    if fx < -0.2:
+        ways.append((x + 0.42) / -fx)
+    far = min(ways)
+    return fx * far, fy * far
+
+
+def _object_colours(shape: str, colour: str) -> dict[int, tuple[int, int, int]]:
+    rgb = shapes.COLOURS[colour]
+    pale = (70, 70, 78) if colour == "white" else (240, 234, 222)
+    return {
+        shapes.PRIMARY: rgb,
+        shapes.INSIDE: tuple(int(0.85 * v) for v in rgb),
+        shapes.PALE: pale,
+        shapes.DARK: (36, 36, 40) if colour != "black" else (150, 150, 156),
+        shapes.BEAK: (238, 132, 24) if colour not in ("orange", "red") else (250, 205, 60),
+    }
+
+
+class _Motion:
+    """Writes one event's motion into a track, from its first to its last frame, and leaves the end state behind it."""
+
+    def __init__(self, planner: _Planner, track: Track, start: int, end: int):
+        self.planner, self.track, self.start, self.end = planner, track, start, end
+        self.x, self.y, self.z = track.x[start], track.y[start], track.z[start]
+        self.scale = track.scale[start]
+
+    def _each(self):
+        for i in range(self.start, self.end + 1):
+            yield i, (i - self.start) / (self.end - self.start)
+
+    def move(self, x: float, y: float) -> None:
+        for i, u in self._each():
+            self.track.x[i], self.track.y[i] = self.x + (x - self.x) * _ease(u), self.y + (y - self.y) * _ease(u)
+        self.track.hold(self.end, x=x, y=y)
+
+    def lift(self) -> None:
+        height = self.planner._uniform(0.17, 0.24)
+        for i, u in self._each():
+            self.track.z[i] = height * _ease(u)
+        self.track.hold(self.end, z=height)
+
+    def drop(self) -> None:
+        for i, u in self._each():
+            fall = 1 - (u / 0.42) ** 2
+            bounce = 4 * 0.24 * ((u - 0.42) / 0.34) * (1 - (u - 0.42) / 0.34)
+            again = 4 * 0.07 * ((u - 0.76) / 0.24) * (1 - (u - 0.76) / 0.24)
+            self.track.z[i] = self.z * max(0.0, fall if u < 0.42 else bounce if u < 0.76 else again)
+        self.track.hold(self.end, z=0.0)
+
+    def spin(self) -> None:
+        turns = (1 if self.planner.rng.random() < 0.5 else -1) * max(
+            1, round((self.end - self.start) / self.planner.fps / 1.1)
+        )
+        for i, u in self._each():
+            self.track.angle[i] = 2 * math.pi * turns * _ease(u)
+            self.track.z[i] = 0.05 * min(1.0, 5 * u, 5 * (1 - u))
+        self.track.hold(self.end, angle=0.0, z=0.0)
+
+    def _scale_to(self, scale: float) -> None:
+        for i, u in self._each():
+            self.track.scale[i] = self.scale + (scale - self.scale) * _ease(u)
+        self.track.hold(self.end, scale=scale)
+
+    def grow(self) -> None:
+        self._scale_to(self.scale * 1.5)
+
+    def shrink(self) -> None:
+        self._scale_to(self.scale / 1.5)
+
+    def shake(self) -> None:
+        rate = self.planner._uniform(2.3, 3.0) / self.planner.fps
+        for i, u in self._each():
+            swing = min(1.0, 6 * u, 6 * (1 - u)) * math.sin(2 * math.pi * rate * (i - self.start))
+            self.track.x[i] = self.x + 0.045 * swing
+            self.track.angle[i] = -0.24 * swing
+        self.track.hold(self.end, x=self.x, angle=0.0)
+
+    def carry(self, away: tuple[float, float], *, leaves: bool) -> None:
+        """Taken out of the picture along an arm, or brought in; settles on or rises from the table by the way."""
+        for i, u in self._each():
+            v = u if leaves else 1 - u
+            gone = _ease((v - 0.2) / 0.8)
+            self.track.x[i] = self.x + away[0] * gone
+            self.track.y[i] = self.y + away[1] * gone
+            self.track.z[i] = 0.17 * _ease(v / 0.45)
+            self.track.present[i] = True
+        self.track.hold(self.end, x=self.x, y=self.y, z=0.0, present=not leaves)
+
+    def collide(self, thing: Object, struck) -> tuple[int, tuple[str, ...]]:
+        other, (cx, cy), (kx, ky) = struck
+        hit, track = self.planner.tracks[other.id], self.track
+        bx, by = hit.x[self.start], hit.y[self.start]
+        back = (cx - 0.12 * (kx - bx), cy - 0.12 * (ky - by))
+        for i, u in self._each():
+            if u < 0.55:
+                v = (u / 0.55) ** 1.7
+                track.x[i], track.y[i] = self.x + (cx - self.x) * v, self.y + (cy - self.y) * v
+            else:
+                v = 1 - (1 - (u - 0.55) / 0.45) ** 2
+                track.x[i], track.y[i] = cx + (back[0] - cx) * v, cy + (back[1] - cy) * v
+                hit.x[i], hit.y[i] = bx + (kx - bx) * v, by + (ky - by) * v
+                hit.angle[i] = 0.22 * math.sin(math.pi * 2 * v) * (1 - v) * (1 if kx > bx else -1)
+        track.hold(self.end, x=back[0], y=back[1])
+        hit.hold(self.end, x=kx, y=ky, angle=0.0)
+        self.planner.spots[thing.id], self.planner.spots[other.id] = back, (kx, ky)
+        dx, dy = cx - self.x, cy - self.y
+        also = ["slide left" if dx < 0 else "slide right"] if abs(dx) > 0.05 else []
+        also += ["slide up" if dy < 0 else "slide down"] if abs(dy) > 0.05 else []
+        return other.id, tuple(also)
+
+    def pour(self, thing: Object, vessel: Object) -> Stream:
+        goal, track = self.planner.tracks[vessel.id], self.track
+        side = -1 if self.x < goal.x[self.start] else 1
+        into = goal.extent * goal.scale[self.start] * nearness(goal.y[self.start])
+        tall = track.extent * self.scale * nearness(goal.y[self.start])
+        x = goal.x[self.start] + side * 0.46 * tall
+        y, z = goal.y[self.start] + 0.01, 0.50 * into + 0.22 * tall
+        for i, u in self._each():
+            out = _ease(u / 0.26) * _ease((1 - u) / 0.26)
+            track.x[i] = self.x + (x - self.x) * out
+            track.y[i] = self.y + (y - self.y) * out
+            track.z[i] = z * _ease(u / 0.2) * _ease((1 - u) / 0.2)
+            track.angle[i] = side * 1.95 * _ease((u - 0.26) / 0.14) * _ease((0.76 - u) / 0.14)
+        track.hold(self.end, x=self.x, y=self.y, z=0.0, angle=0.0)
+        length = self.end - self.start
+        return Stream(thing.id, vessel.id, self.start + round(0.38 * length), self.start + round(0.66 * length))
+
+
+__all__ = ["GRIP_HEIGHT", "Scene", "Stream", "plan"]
