@@ -1,0 +1,254 @@
+"""Features of a data set's videos, extracted once by a frozen encoder: in parallel, resumable, one file a video.
+
+What is read and written, and what is refused, is in `feature_store`; sentences are in `sentences`. Both are offered
+here too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from hashlib import sha256
+from itertools import pairwise
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from ..files import atomic_path, cache_dir, hash_of
+from .datasets import Dataset, Video
+from .encoders import Encoder, clip_encoder
+from .feature_store import FeatureManifest, FeatureMismatch, FeatureStore, first_of, num_clips, open_features, videos_of
+from .sentences import Sentences, sentence_features
+from .video import FrameReader, VideoError
+
+__all__ = [
+    "FeatureManifest",
+    "FeatureMismatch",
+    "FeatureStore",
+    "Sentences",
+    "encode_video",
+    "extract",
+    "manifest_of",
+    "num_clips",
+    "open_features",
+    "sentence_features",
+]
+
+DECODED_BYTES = 192 * 2**20
+"""Frames that are held decoded at a time, bytes."""
+
+
+def extract(
+    dataset: Dataset | Sequence[Dataset],
+    extractor: str,
+    *,
+    folder: str | os.PathLike | None = None,
+    stride_s: float = 0.5,
+    gamma: float = 1.0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> FeatureStore:
+    """Extracts the features of all videos that have none yet, and opens the folder.
+
+    Every video's file is written when it is finished and renamed into place: after a kill, or Ctrl-C, the same call
+    goes on where it stood. A video whose file has changed since is extracted again.
+
+    Args:
+        dataset: a data set, or several splits of one.
+        extractor: "efficientnet-lite0" or "dis-flow".
+        folder: where to keep them; by default below the cache, by data set and manifest, one folder for all splits.
+        stride_s: seconds from one clip to the next.
+        gamma: exponent applied to the frames' values in [0, 1]; 0.4 makes frames filmed in the dark visible.
+        workers: processes of one thread each; by default as many as there are cores, one for up to 8 videos.
+        progress: show a progress bar.
+
+    Raises:
+        VideoError: some videos cannot be read; all of them are named, and the others' features are kept.
+        FeatureMismatch: the folder holds features that were made differently.
+        ImportError: the package that carries the encoder is not installed.
+    """
+    videos = videos_of(dataset)
+    if without := [name for name, video in videos.items() if video.path is None]:
+        raise VideoError(
+            f"{len(without)} of {len(videos)} videos come without a file: {first_of(without)}. "
+            "Their features can only be had ready-made: open a folder of them with open_features."
+        )
+    encoder = clip_encoder(extractor)
+    manifest = manifest_of(encoder, stride_s=stride_s, gamma=gamma)
+    folder = Path(folder) if folder is not None else _default_folder(dataset, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if (folder / "manifest.json").exists():
+            open_features(folder, expect=manifest)
+        else:
+            manifest.save(folder)
+        for leftover in folder.glob(".*.safetensors"):
+            leftover.unlink()
+        store = FeatureStore(folder, manifest=manifest)
+        todo = [video for video in videos.values() if not _is_done(store, video)]
+        failed = _extract_all(store, todo, encoder, workers=workers, progress=progress)
+    if failed:
+        raise VideoError(
+            f"{len(failed)} of {len(videos)} videos could not be encoded; "
+            f"the features of the others are kept in {folder}:\n  " + "\n  ".join(failed)
+        )
+    return open_features(folder, expect=manifest, dataset=dataset)
+
+
+def encode_video(
+    path: str | os.PathLike,
+    encoder: Encoder,
+    *,
+    duration_s: float | None = None,
+    stride_s: float = 0.5,
+    gamma: float = 1.0,
+) -> Float32[np.ndarray, "l d"]:
+    """Features of one video's clips, decoded piece by piece so that a long video does not fill the memory.
+
+    Args:
+        duration_s: length of the video as the data set states it; by default what its file says.
+
+    Raises:
+        VideoError: the file cannot be decoded, or is a stride and 5 % shorter than `duration_s`.
+    """
+    reader = FrameReader(path)
+    stated_s = reader.duration_s if duration_s is None else duration_s
+    if reader.duration_s < 0.95 * stated_s - stride_s:
+        raise VideoError(
+            f"{path} is {reader.duration_s:.1f} s long, the data set says {stated_s:.1f} s. "
+            "It is cut short or another video: get the file again."
+        )
+    edges_s = np.linspace(0, stated_s, num_clips(stated_s, stride_s) + 1)
+    timestamps_s = np.asarray(reader.timestamps_s)
+    picked = np.stack([encoder.pick(start, end, timestamps_s) for start, end in pairwise(edges_s)])
+    frame_bytes = reader.width * reader.height * 3
+    at_once = max(1, DECODED_BYTES // (frame_bytes * picked.shape[1]))
+    brighter = np.round(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    features = []
+    for first in range(0, len(picked), at_once):
+        indices, clips = np.unique(picked[first : first + at_once], return_inverse=True)
+        frames = reader.frames(indices)
+        if gamma != 1:
+            frames = brighter[frames]
+        clips = clips.reshape(-1, picked.shape[1])
+        features.append(encoder.encode(frames, timestamps_s[indices], clips))
+    return np.concatenate(features)
+
+
+def manifest_of(encoder: Encoder, *, stride_s: float = 0.5, gamma: float = 1.0) -> FeatureManifest:
+    """The manifest of what `extract` writes with `encoder`: what to pass to `open_features` as `expect`."""
+    return FeatureManifest(
+        extractor=encoder.name,
+        stride_s=float(stride_s),
+        dim=encoder.dim,
+        order=encoder.order,
+        input=encoder.input,
+        gamma=float(gamma),
+        weights_sha256=encoder.weights_sha256,
+    )
+
+
+def _extract_all(
+    store: FeatureStore, todo: list[Video], encoder: Encoder, *, workers: int | None, progress: bool
+) -> list[str]:
+    workers = min(workers or (1 if len(todo) <= 8 else os.cpu_count() or 1), len(todo))
+    if workers > 1:
+        results = _in_processes(store, todo, workers)
+    else:
+        results = (_extract_one(store, video, encoder) for video in todo)
+    bar = tqdm(results, desc=f"{encoder.name} features", unit="video", total=len(todo), disable=not (progress and todo))
+    return sorted(problem for problem in bar if problem)
+
+
+def _in_processes(store: FeatureStore, todo: list[Video], workers: int) -> Iterator[str]:
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(store.manifest.extractor,),
+    )
+    try:
+        longest_first = sorted(todo, key=lambda video: -video.duration_s)
+        for done in as_completed([pool.submit(_work, store, video) for video in longest_first]):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process that extracts features ended before its work was done. In a script, call extract below "
+            "`if __name__ == '__main__':`; if the memory is short, pass workers=1. What was finished is kept."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_encoder: Encoder | None = None
+
+
+def _start_worker(extractor: str) -> None:
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _encoder = clip_encoder(extractor)
+
+
+def _end_with_parent() -> None:
+    # A worker whose parent was killed would wait for work for ever.
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _work(store: FeatureStore, video: Video) -> str:
+    return _extract_one(store, video, _encoder)
+
+
+def _extract_one(store: FeatureStore, video: Video, encoder: Encoder) -> str:
+    manifest = store.manifest
+    try:
+        source = _content_id(video.path)
+        features = encode_video(
+            video.path, encoder, duration_s=video.duration_s, stride_s=manifest.stride_s, gamma=manifest.gamma
+        )
+    except (VideoError, FileNotFoundError) as error:
+        return f"{video.id}: {error}"
+    with atomic_path(store.path(video.id)) as temporary:
+        save_file({"clips": torch.from_numpy(features).half()}, temporary, metadata={"source": source})
+    return ""
+
+
+def _is_done(store: FeatureStore, video: Video) -> bool:
+    try:
+        with safe_open(store.path(video.id), framework="np") as file:
+            shape = tuple(file.get_slice("clips").get_shape())
+            source = (file.metadata() or {}).get("source")
+    except (OSError, SafetensorError):
+        return False
+    expected = (num_clips(video.duration_s, store.manifest.stride_s), store.manifest.dim)
+    return shape == expected and video.path.is_file() and source == _content_id(video.path)
+
+
+def _content_id(path: Path) -> str:
+    """Size and hash of both ends of a file: tells a replaced video without reading gigabytes."""
+    size, end = path.stat().st_size, 2**16
+    with open(path, "rb") as file:
+        digest = sha256(file.read(end))
+        file.seek(max(size - end, 0))
+        digest.update(file.read(end))
+    return f"{size}-{digest.hexdigest()[:32]}"
+
+
+def _default_folder(dataset: Dataset | Sequence[Dataset], manifest: FeatureManifest) -> Path:
+    first = dataset if isinstance(dataset, Dataset) else dataset[0]
+    data = f"{first.name}-{first.profile}-{hash_of(first.version, str(first.root.resolve()), digits=8)}"
+    return cache_dir("features", data, f"{manifest.extractor}-{manifest.fingerprint[:8]}")
