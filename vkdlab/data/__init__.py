@@ -1,7 +1,7 @@
 """Manifests, real videos, the built-in world, and features: everything from a file to a batch.
 
-`load(name, split)` gives a `Dataset` for any manifest's name or any folder with a `moments.csv`; `FrameReader(path)` reads a
-video; `own_videos(folder, csv)` takes one's own.
+`load(name, split)` gives a `Dataset` for any manifest's name or any folder with a `moments.csv`; `FrameReader(path)`
+reads a video; `own_videos(folder, csv)` takes one's own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a data set is once it is loaded: videos, and sentences, actions and questions about moments of them.
 
-All times are seconds from the first frame, and every moment lies within its video: `0 <= start_s < end_s <= duration_s`.
+All times are seconds from the first frame, and every moment lies within its video: `0 <= start_s < end_s <=
+duration_s`.
 A row of a source file that breaks this is left out by its reader and kept in `Dataset.problems`, by file and row.
 """
 
@@ -48,7 +49,8 @@ class Query:
     kind: str = ""
     """Type of the query, such as "plain" or "order"; empty where the data set knows none."""
     windows_s: tuple[tuple[float, float], ...] = ()
-    """All moments that the sentence describes, seconds; start_s and end_s are the longest of them. Empty where there is one."""
+    """All moments that the sentence describes, seconds; start_s and end_s are the longest of them. Empty where there
+    is one."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class Dataset:
         for row in self.questions:
             if not 0 <= row.answer < len(row.options):
                 raise ValueError(
-                    f"{self.name} {self.split}: question {row.id!r} has {len(row.options)} options, its answer is {row.answer}"
+                    f"{self.name} {self.split}: question {row.id!r} has {len(row.options)} options, "
+                    f"its answer is {row.answer}"
                 )
 
     @cached_property
@@ -178,11 +181,12 @@ class Dataset:
     def subset(self, fraction_or_n: float | int) -> Dataset:
         """The same data set with fewer videos, and what is said about these.
 
-        Videos are taken in the order of a hash of their ids: the choice is the same on every machine, and a smaller subset
-        lies within every larger one.
+        Videos are taken in the order of a hash of their ids: the choice is the same on every machine, and a smaller
+        subset lies within every larger one.
 
         Args:
-            fraction_or_n: a float in (0, 1] is a fraction of the videos (at least one is kept), an int a number of videos.
+            fraction_or_n: a float in (0, 1] is a fraction of the videos (at least one is kept), an int a number of
+            videos.
 
         Raises:
             ValueError: the number is outside its range.

@@ -1,6 +1,7 @@
 """What each data set is, where a person gets it and how it must lie: pydantic models over `data_manifests/*.yaml`.
 
-A manifest states facts that `check` can hold against the files: counts, hashes, layout, known defects. It never fetches anything.
+A manifest states facts that `check` can hold against the files: counts, hashes, layout, known defects. It never
+fetches anything.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Reader = Literal[
 
 
 class ManifestError(ValueError):
-    """A manifest is wrong, or none has the name; the message names file and field, what was expected and given, and the cure."""
+    """A manifest is wrong, or none has the name; the message names file and field, what was expected and given, and
+    the cure."""
 
 
 class DataMissing(FileNotFoundError):
@@ -159,7 +161,7 @@ class Manifest(_Model):
     layout: str = Field("", description="Expected files below the folder")
     checksums: RelativePath | None = Field(
         None,
-        description="CSV beside the manifest (path, bytes, sha256); of files kept with .gz, the content's; None where no hash is known",
+        description="CSV beside the manifest: path, bytes, sha256 (of a .gz, its content's); None where none is known",
     )
     packages: tuple[Package, ...] = Field((), description="Installed packages that carry the files")
     videos: Videos | None = Field(
@@ -175,7 +177,7 @@ class Manifest(_Model):
     published_rows: dict[RelativePath, int] = Field({}, description="Rows that a label file holds, as published")
     known_problems: dict[RelativePath, int] = Field(
         {},
-        description="Rows of a label file with a moment that is no moment or lies beyond the video, in the files as published",
+        description="Rows of a label file whose moment is none or lies beyond the video, as published",
     )
     end_tolerance_s: float = Field(
         0.0,
@@ -194,7 +196,7 @@ class Manifest(_Model):
                 source = self.splits.get(split.held_out.of)
                 if source is None or source.held_out:
                     raise ValueError(
-                        f"splits.{name}.held_out.of: expected one of the splits that have files, got {split.held_out.of!r}"
+                        f"splits.{name}.held_out.of: expected a split that has files, got {split.held_out.of!r}"
                     )
                 if (split.held_out.fraction is None) == (not split.held_out.groups):
                     raise ValueError(f"splits.{name}.held_out: expected either a fraction or groups")
@@ -242,6 +244,11 @@ class Manifest(_Model):
         if name not in self.splits:
             raise ValueError(f"{self.name} has no split {name!r}; it has {', '.join(self.splits) or 'none'}")
         return self.splits[name]
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """Label files of a split, or of the split that it is held out of, below the set's folder."""
+        split = self.split(name)
+        return self.split(split.held_out.of).files if split.held_out else split.files
 
 
 def names(folder: Path | None = None) -> list[str]:
@@ -330,8 +337,8 @@ def data_root(root: str | os.PathLike | None = None, *, wanted_by: str) -> Path:
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
     if not given:
         raise DataMissing(
-            f"{wanted_by} lies in the data root, and none is given: set {ROOT_VARIABLE} to the folder that holds your data sets, "
-            "or pass --data-root (in Python: root=)"
+            f"{wanted_by} lies in the data root, and none is given: set {ROOT_VARIABLE} to the folder that holds "
+            "your data sets, or pass --data-root (in Python: root=)"
         )
     path = Path(given).expanduser()
     if not path.is_dir():

@@ -1,0 +1,247 @@
+"""ARID-6, joined: several short clips of people acting in the dark, one after another, make one video with known
+moments.
+
+ARID's clips show one action each, so a grounding task comes from joining them; **the boundaries come from joining**,
+and a cut
+between two clips is easier to see than the end of an action within one shot. Frames are brightened, `x ** 0.4` on [0,
+1]. Which clips follow which, the sentences and the moments depend on the seed, the version and the clips' frame counts
+alone.
+
+Two protocols: "arid6" follows the official split, whose test clips were filmed in other scenes than its training clips;
+"arid6-random" deals all clips out at random, so that scenes recur.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..files import cache_dir, hash_of, read_json, write_json
+from .datasets import Action, Dataset, Query, Video, spread
+from .manifests import DataMissing, Manifest, data_root
+from .readers.common import Request, open_text
+from .video import FrameReader, write_video
+
+FPS = 15.0
+SIZE = (256, 192)
+GAMMA = 0.4
+MIN_CLIPS, MAX_CLIPS = 5, 8
+MIN_S, MAX_S = 10.0, 20.0
+ACTIONS = ("Jump", "Run", "Sit", "Stand", "Turn", "Walk")
+SENTENCES = {
+    "Jump": ("a person jumps", "someone is jumping", "the person jumps up and down"),
+    "Run": ("a person runs", "someone is running", "the person runs in the dark"),
+    "Sit": ("a person sits down", "someone is sitting down", "the person takes a seat"),
+    "Stand": ("a person stands up", "someone is getting up", "the person rises to their feet"),
+    "Turn": ("a person turns around", "someone is turning", "the person turns to another direction"),
+    "Walk": ("a person walks", "someone is walking", "the person takes a walk"),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One ARID clip."""
+
+    path: str
+    """Below the set's folder."""
+    action: str
+    """One of ACTIONS."""
+    frames: int
+    """Number of frames, at 15 frames per second."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One video to be made."""
+
+    id: str
+    """Name of the video."""
+    clips: tuple[Clip, ...]
+    """In order; neighbours differ in action, and no action occurs more than twice."""
+
+
+def dataset(
+    manifest: Manifest,
+    split: str,
+    *,
+    profile: str = "demo",
+    root: str | os.PathLike | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """The joined videos of a split, with their queries and actions; missing files are made first.
+
+    Args:
+        manifest: that of "arid6" or "arid6-random".
+        split: "train", "val" or "test".
+        profile: "smoke", "demo" or "full": how many videos, as the manifest says.
+        root: the data root, default `$VKDLAB_DATA`.
+        workers: processes, default one a core.
+        progress: whether to show a bar.
+
+    Raises:
+        DataMissing: the clips are not in the data root.
+    """
+    base = data_root(root, wanted_by=manifest.name)
+    folder = manifest.at(root)
+    joined = plan(manifest, folder, split, profile=profile)
+    build(joined, folder, workers=workers, progress=progress, label=f"{manifest.name} {split}")
+    videos, queries, actions = [], [], []
+    for video in joined:
+        videos.append(Video(video.id, file_of(video), sum(clip.frames for clip in video.clips) / FPS))
+        queries += _queries(video)
+        actions += _actions(video)
+    return Dataset(
+        name=manifest.name,
+        split=split,
+        profile=profile,
+        videos={video.id: video for video in videos},
+        queries=tuple(queries),
+        actions=tuple(actions),
+        root=base,
+        version=f"{manifest.version}; joined {manifest.build.version}",
+    )
+
+
+def plan(manifest: Manifest, folder: Path, split: str, *, profile: str) -> list[Joined]:
+    """Which clips follow which in every video of a split: the same on every machine."""
+    clips = _clips(manifest, folder, split)
+    count = manifest.build.profiles[profile][split]
+    rng = random.Random(f"{manifest.name} {manifest.build.version} {manifest.build.seed} {split}")
+    return [Joined(f"{manifest.name}-{split}-{index:04d}", _chain(clips, rng)) for index in range(count)]
+
+
+def build(
+    joined: Sequence[Joined],
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    label: str = "joining clips",
+) -> None:
+    """Writes the videos that are not there yet, in parallel processes.
+
+    Each is written under another name and renamed, so a stopped build goes on where it was.
+    """
+    missing = [video for video in joined if not file_of(video).is_file()]
+    if not missing:
+        return
+    # Spawned, not forked: a fork of a process that has threads (PyTorch's, a kernel's) may hang.
+    workers = min(workers or os.cpu_count() or 1, len(missing))
+    make = partial(_write, folder=folder)
+    with tqdm(total=len(missing), desc=label, unit="video", disable=not progress) as bar:
+        if workers == 1:
+            for video in missing:
+                make(video)
+                bar.update()
+            return
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(make, video) for video in missing]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def file_of(video: Joined) -> Path:
+    """Where a joined video lies: named by what it is made of, so that profiles share files."""
+    return cache_dir("arid6-joined", f"{video.id}-{hash_of(FPS, SIZE, GAMMA, video.clips)}.mp4")
+
+
+def _clips(manifest: Manifest, folder: Path, split: str) -> list[Clip]:
+    request = Request(manifest, split, "full", folder, folder)
+    by_action: dict[str, list[str]] = {action: [] for action in ACTIONS}
+    for file in request.files:
+        with open_text(manifest, folder, file) as lines:
+            for line in lines:
+                _, label, name = line.split()
+                by_action[ACTIONS[int(label)]].append(f"{file.removesuffix('.txt')}/{name}")
+    chosen = []
+    for action, paths in by_action.items():
+        for rank, path in enumerate(sorted(paths, key=lambda path: (spread(path), path))):
+            group = Path(path).stem.rpartition("_")[0]
+            if request.wants(path, group=group, position=(rank + 0.5) / len(paths)):
+                chosen.append((path, action))
+    frames = _frame_counts(folder, [path for path, _ in chosen], manifest)
+    return [Clip(path, action, frames[path]) for path, action in sorted(chosen)]
+
+
+def _frame_counts(folder: Path, paths: list[str], manifest: Manifest) -> dict[str, int]:
+    stats = []
+    for path in sorted(paths):
+        file = folder / path
+        if not file.is_file():
+            raise DataMissing(f"{manifest.name}: {file} is missing. {manifest.cure}")
+        stats.append((path, file.stat().st_size))
+    index = cache_dir("arid6-index", f"{hash_of(stats)}.json")
+    if not index.is_file():
+        write_json(index, {path: FrameReader(folder / path).num_frames for path, _ in stats})
+    return read_json(index)
+
+
+def _chain(clips: list[Clip], rng: random.Random) -> tuple[Clip, ...]:
+    while True:
+        chosen = rng.sample(clips, rng.randint(MIN_CLIPS, MAX_CLIPS))
+        actions = [clip.action for clip in chosen]
+        if any(one == two for one, two in pairwise(actions)) or max(map(actions.count, actions)) > 2:
+            continue
+        if MIN_S <= sum(clip.frames for clip in chosen) / FPS <= MAX_S:
+            return tuple(chosen)
+
+
+def _spans(video: Joined) -> list[tuple[float, float]]:
+    ends = np.cumsum([0, *(clip.frames for clip in video.clips)])
+    return [(float(start) / FPS, float(end) / FPS) for start, end in pairwise(ends)]
+
+
+def _queries(video: Joined) -> list[Query]:
+    rng = random.Random(video.id)
+    actions = [clip.action for clip in video.clips]
+    seen: dict[str, int] = dict.fromkeys(ACTIONS, 0)
+    queries = []
+    for index, (action, span) in enumerate(zip(actions, _spans(video), strict=True)):
+        sentence = rng.choice(SENTENCES[action])
+        kind = "plain"
+        if actions.count(action) > 1:
+            sentence += f" for the {('first', 'second')[seen[action]]} time"
+            kind = "order"
+        seen[action] += 1
+        queries.append(Query(f"{video.id}:{index}", video.id, sentence, *span, kind=kind))
+    return queries
+
+
+def _actions(video: Joined) -> list[Action]:
+    return [
+        Action(f"{video.id}:{index}", video.id, clip.action, *span)
+        for index, (clip, span) in enumerate(zip(video.clips, _spans(video), strict=True))
+    ]
+
+
+def _write(video: Joined, *, folder: Path) -> None:
+    frames = (frame for clip in video.clips for frame in _brightened(folder / clip.path, clip.frames))
+    write_video(file_of(video), frames, fps=FPS)
+
+
+_BRIGHTER = np.round(255 * (np.arange(256) / 255) ** GAMMA).astype(np.uint8)
+
+
+def _brightened(path: Path, count: int) -> np.ndarray:
+    frames = FrameReader(path).frames(range(count))
+    if frames.shape[2:0:-1] != SIZE:
+        import cv2  # only files from another source than the manifest's need it
+
+        frames = np.stack([cv2.resize(frame, SIZE, interpolation=cv2.INTER_AREA) for frame in frames])
+    return _BRIGHTER[frames]
