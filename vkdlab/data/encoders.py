@@ -50,11 +50,11 @@ class Encoder(Protocol):
     weights_sha256: str
     """Hash of the weights file; empty where there are none."""
 
-    def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, t]) -> Int64[np.ndarray, n]:
+    def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, " t"]) -> Int64[np.ndarray, " n"]:
         """Indices of the `n` frames (the same number for every clip) that stand for the clip `[start_s, end_s)`."""
 
     def encode(
-        self, frames: UInt8[np.ndarray, "t h w 3"], times_s: Float64[np.ndarray, t], clips: Int64[np.ndarray, "l n"]
+        self, frames: UInt8[np.ndarray, "t h w 3"], times_s: Float64[np.ndarray, " t"], clips: Int64[np.ndarray, "l n"]
     ) -> Float32[np.ndarray, "l d"]:
         """Features of the clips whose frames are `frames[clips]`, shown at `times_s[clips]`."""
 
@@ -100,11 +100,11 @@ class ImageEncoder:
         published.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
         self.network = _folded(published.eval()).to(memory_format=torch.channels_last).requires_grad_(False)
 
-    def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, t]) -> Int64[np.ndarray, 1]:
+    def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, " t"]) -> Int64[np.ndarray, " 1"]:
         return _shown_at(np.array([(start_s + end_s) / 2]), timestamps_s)
 
     def encode(
-        self, frames: UInt8[np.ndarray, "t h w 3"], times_s: Float64[np.ndarray, t], clips: Int64[np.ndarray, "l 1"]
+        self, frames: UInt8[np.ndarray, "t h w 3"], times_s: Float64[np.ndarray, " t"], clips: Int64[np.ndarray, "l 1"]
     ) -> Float32[np.ndarray, "l d"]:
         width, height = _short_side(frames.shape[2], frames.shape[1], self.short_side)
         pooled = []
@@ -156,7 +156,7 @@ class FlowEncoder:
     def __init__(self):
         self.flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
-    def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, t]) -> Int64[np.ndarray, n]:
+    def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, " t"]) -> Int64[np.ndarray, " n"]:
         middles_s = start_s + (np.arange(self.pairs) + 0.5) / self.pairs * (end_s - start_s)
         first = _shown_at(middles_s - self.gap_s / 2, timestamps_s)
         last = len(timestamps_s) - 1
@@ -165,17 +165,26 @@ class FlowEncoder:
         return np.stack([first, np.minimum(second, last)], axis=1).ravel()
 
     def encode(
-        self, frames: UInt8[np.ndarray, "t h w 3"], times_s: Float64[np.ndarray, t], clips: Int64[np.ndarray, "l n"]
+        self, frames: UInt8[np.ndarray, "t h w 3"], times_s: Float64[np.ndarray, " t"], clips: Int64[np.ndarray, "l n"]
     ) -> Float32[np.ndarray, "l d"]:
-        height = max(self.rows * round(frames.shape[1] * self.width / frames.shape[2] / self.rows), 8 * self.rows)
+        aspect = frames.shape[1] / frames.shape[2]
+        # DIS crashes on less than about 32 rows; v is measured in true widths all the same.
+        height = self.rows * round(min(max(aspect, 0.3), 4) * self.width / self.rows)
+        scale = np.array([1 / self.width, aspect / height], np.float32)
         grey = {
             int(i): _resize(cv2.cvtColor(frames[i], cv2.COLOR_RGB2GRAY), self.width, height) for i in np.unique(clips)
         }
-        return np.stack([self._clip(clip.reshape(-1, 2), grey, times_s) for clip in clips])
+        return np.stack([self._clip(clip.reshape(-1, 2), grey, times_s, scale) for clip in clips])
 
-    def _clip(self, pairs: Int64[np.ndarray, "p 2"], grey: dict[int, np.ndarray], times_s: np.ndarray) -> np.ndarray:
+    def _clip(
+        self,
+        pairs: Int64[np.ndarray, "p 2"],
+        grey: dict[int, np.ndarray],
+        times_s: Float64[np.ndarray, " t"],
+        scale: Float32[np.ndarray, " 2"],
+    ) -> Float32[np.ndarray, " d"]:
         flows = [
-            self.flow.calc(grey[a], grey[b], None) / (self.width * (times_s[b] - times_s[a]))
+            self.flow.calc(grey[a], grey[b], None) * (scale / (times_s[b] - times_s[a]))
             for a, b in pairs.tolist()
             if times_s[b] > times_s[a]
         ]
@@ -210,7 +219,7 @@ class FlowEncoder:
         per_cell = np.concatenate([histogram.reshape(cells, self.bins), means], axis=1)
         return np.concatenate([per_cell.ravel(), np.quantile(speed.ravel(), (0.5, 0.9, 0.99))])
 
-    def _cells(self, values: Float[np.ndarray, "p h w"]) -> Float[np.ndarray, cells]:
+    def _cells(self, values: Float[np.ndarray, "p h w"]) -> Float[np.ndarray, " cells"]:
         pairs, height, width = values.shape
         blocks = values.reshape(pairs, self.rows, height // self.rows, self.columns, width // self.columns)
         return blocks.mean(axis=(0, 2, 4)).ravel()
@@ -244,7 +253,7 @@ class SentenceEncoder:
                 logging.enable_progress_bar()
         self.network.requires_grad_(False)
 
-    def encode(self, sentences: Sequence[str]) -> list[tuple[Float32[Tensor, "w 384"], Float32[Tensor, 384]]]:
+    def encode(self, sentences: Sequence[str]) -> list[tuple[Float32[Tensor, "w 384"], Float32[Tensor, " 384"]]]:
         """Word pieces' vectors and the sentence's vector, for each sentence."""
         batch = self.tokenizer(
             list(sentences), padding=True, truncation=True, max_length=MAX_WORD_PIECES + 2, return_tensors="pt"

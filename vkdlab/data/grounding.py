@@ -31,7 +31,7 @@ class GroundingBatch:
     """Features of the word pieces."""
     query_mask: Bool[Tensor, "b w"]
     """True where there is a word piece."""
-    duration_s: Float32[Tensor, b]
+    duration_s: Float32[Tensor, " b"]
     """Lengths of the videos, seconds."""
     moment_s: Float32[Tensor, "b 2"]
     """Start and end of the described moments, seconds."""
@@ -53,9 +53,9 @@ class GroundingBatch:
 class Standardisation:
     """Mean and spread of every feature over the clips of the training split: `(x - mean) / std`."""
 
-    mean: Float32[Tensor, d]
+    mean: Float32[Tensor, " d"]
     """Mean over clips; zero to leave features as they are."""
-    std: Float32[Tensor, d]
+    std: Float32[Tensor, " d"]
     """Standard deviation over clips; one where a feature never changes, or to leave features as they are."""
 
     @classmethod

@@ -41,7 +41,7 @@ class Sentences:
         """
         return self._find(query)[0].float()
 
-    def embedding(self, query: str) -> Float32[Tensor, 384]:
+    def embedding(self, query: str) -> Float32[Tensor, " 384"]:
         """The sentence's vector, of length one. Argument and error as for `tokens`."""
         return self._find(query)[1].float()
 
