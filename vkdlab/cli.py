@@ -1,4 +1,4 @@
-"""The `vkdlab` command: a thin face of the library (ours). Heavy modules are imported by the commands that need them."""
+"""The `vkdlab` command: a thin face of the library (ours). Commands import the heavy modules that they need."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
 ) -> None:
-    if debug:
-        os.environ["VKDLAB_DEBUG"] = "1"
+    # `main` looks for --debug itself: an error must find it whatever became of the options.
 
 
 @app.command()
@@ -134,6 +133,45 @@ def report(
         webbrowser.open(page.as_uri())
 
 
+@data_app.command("list")
+def list_sets(data_root: DataRoot = None) -> None:
+    """List the data sets: name, task, splits, and whether their files are here."""
+    from .data import catalogue
+
+    rows = catalogue.list_sets(root=data_root)
+    columns = ("name", "state", "task", "splits", "title")
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+    for row in [{column: column for column in columns}, *rows]:
+        typer.echo("  ".join(f"{row[column]:{widths[column]}}" for column in columns).rstrip())
+
+
+@data_app.command()
+def show(name: Name) -> None:
+    """Show a data set's manifest: source, licence, splits with counts, traps."""
+    from .data import catalogue
+
+    typer.echo(catalogue.show(name))
+
+
+@data_app.command()
+def check(name: Name, profile: Profile = "demo", data_root: DataRoot = None) -> None:
+    """Hold a data set's files against its manifest. Exit code 1 when something is missing, damaged or out of range."""
+    from .data.check import check as check_set
+
+    found = check_set(name, root=data_root, profile=profile)
+    typer.echo(found.text())
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@data_app.command()
+def build(name: Name, profile: Profile = "demo", data_root: DataRoot = None) -> None:
+    """Make the files of a data set that vkdlab builds. What is there is kept; Ctrl-C and the same command go on."""
+    from .data import catalogue
+
+    for folder in catalogue.build(name, profile=profile, root=data_root):
+        typer.echo(str(folder))
+
+
 @app.command()
 def lab(
     port: Annotated[int, typer.Option(help="Port on this machine; the next free one when it is taken.")] = 8888,
@@ -152,7 +190,7 @@ def lab(
         sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={project_root()}", "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.port={port}", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb",
         # Both would ask a server on the internet.
-        "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *([] if browser else ["--no-browser"]), *(["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []),
     ]  # fmt: skip
     raise typer.Exit(_until_it_ends(command))
@@ -182,14 +220,13 @@ def _until_it_ends(command: list[str], *, cwd: Path | None = None) -> int:
 
 def main() -> None:
     """Runs the command; what a user did wrong ends as one message, without a traceback, and exit code 2."""
-    os.environ.pop("VKDLAB_DEBUG", None)
     try:
         app()
     except KeyboardInterrupt:
         typer.echo("\nStopped.", err=True)
         sys.exit(130)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("VKDLAB_DEBUG"):
+        if "--debug" in sys.argv:
             traceback.print_exc()
         message = str(error) if not isinstance(error, OSError) else _os_message(error)
         typer.echo(f"vkdlab: {message}", err=True)

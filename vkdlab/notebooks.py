@@ -1,4 +1,4 @@
-"""The notebooks, run without a browser: checked parameters, sweeps, resuming, a report; and `finish`, which ends one (ours).
+"""The notebooks, run without a browser: checked parameters, sweeps, resuming, a report; `finish` ends one (ours).
 
 `run` executes notebooks through papermill, each in a process of its own. A job's folder is named by a hash of the
 notebook's source, its parameters, vkdlab's code and the data root: a repeated call does only what is missing or failed.
@@ -7,7 +7,6 @@ notebook's source, its parameters, vkdlab's code and the data root: a repeated c
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
 import numbers
@@ -20,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .files import hash_of, project_root, read_json, sha256_of, write_json
-from .sweeps import Parameter, ParameterError, product, read_parameters, settings, sweep_values
+from .files import hash_of, project_root, read_json, write_json
+from .series import Source, find, read_source
+from .sweeps import ParameterError, product, settings, sweep_values
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from .jobs import Executor
+    from .jobs import Executor, Job
     from .report import Report
 
 DATA_VARIABLE = "VKDLAB_DATA"
@@ -108,86 +108,6 @@ def _plain_metric(name: str, value: Any) -> int | float | str | bool | None:
     return value if isinstance(value, int) else float(value)
 
 
-def find(names: Iterable[str | os.PathLike] | None = None, *, folder: str | os.PathLike | None = None) -> list[Path]:
-    """The notebooks of these names: `02`, `02_teacher_training`, or a path ending in .ipynb; without names the whole series.
-
-    Raises:
-        FileNotFoundError: there is none of that name; the message lists those there are.
-        ValueError: two different notebooks have the same file name.
-    """
-    folder = Path(folder) if folder is not None else project_root() / "notebooks"
-    series = sorted(folder.glob("*.ipynb"))
-    found = []
-    for name in map(os.fspath, names or []):
-        path = Path(name)
-        if path.suffix == ".ipynb" and path.is_file():
-            found.append(path.resolve())
-            continue
-        matches = [each for each in series if each.stem in (name, path.stem) or each.stem.split("_")[0] == name]
-        if not matches:
-            stems = [each.stem for each in series]
-            close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.4)
-            raise FileNotFoundError(
-                f"there is no notebook {name!r}."
-                + (f" Did you mean {close[0]!r}?" if close else "")
-                + f" In {folder}: {', '.join(stems) or 'none'}"
-            )
-        found += matches
-    found = list(dict.fromkeys(found)) if names else series
-    if not found:
-        raise FileNotFoundError(f"there are no notebooks in {folder}")
-    for first, second in zip(ordered := sorted(found, key=lambda each: each.stem), ordered[1:], strict=False):
-        if first.stem == second.stem:
-            raise ValueError(f"{first} and {second} have the same name; rename one, or run them apart")
-    return found
-
-
-@dataclass(frozen=True)
-class Source:
-    """A notebook as it lies on disk."""
-
-    path: Path
-    """Its file."""
-    title: str
-    """Its first heading, or its name."""
-    cells: list[list[str]]
-    """(type, source) of every cell: what its result depends on."""
-    parameters: dict[str, Parameter]
-    """What its cell tagged `parameters` sets, by name."""
-
-
-def read_source(path: str | os.PathLike) -> Source:
-    """Reads a notebook.
-
-    Raises:
-        ValueError: the file is no notebook; the message names it.
-        ParameterError: its `parameters` cell holds something else than literals.
-    """
-    import nbformat
-
-    path = Path(path)
-    try:
-        node = nbformat.read(path, as_version=4)
-    except (nbformat.ValidationError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"{path} is no notebook that could be read: {reason}") from error
-    headings = (
-        line.removeprefix("# ").strip()
-        for cell in node.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-        if line.startswith("# ")
-    )
-    tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
-    parameters = read_parameters(tagged[0].source, where=path.name) if tagged else {}
-    return Source(
-        path=path,
-        title=next(headings, path.stem),
-        cells=[[cell.cell_type, cell.source] for cell in node.cells],
-        parameters=parameters,
-    )
-
-
 def run(
     names: Iterable[str | os.PathLike] | None = None,
     *,
@@ -210,7 +130,7 @@ def run(
     go on. Ctrl-C stops the kernels and keeps what has ended; the same call goes on from there.
 
     Args:
-        names: as `find`; None for the whole series.
+        names: as `vkdlab.series.find`; None for the whole series.
         parameters: values by name, or texts `name=value` that are read by the type of the default.
         sweep: lists of values by name, or texts `seed=0..4`, `data=tabletop,arid6`; the product of all is run.
         profile: short for the parameter of that name.
@@ -233,6 +153,7 @@ def run(
     """
     _require_papermill()
     from .report import Report, build, read_result
+    from .runs import code_hash
 
     cores = _cores()
     slots = max(1, cores // 2) if slots is None else slots
@@ -274,40 +195,41 @@ def run(
     with _alone_in(out):
         _record(out, name=name, command=command, planned=planned)
         build(out)
-        missing = list({job.folder: job for job, _ in planned if not job.passed}.values())
+        jobs = {job.folder: (job, values) for job, values in planned}
         try:
-            _execute(runner, missing, out=out, progress=progress, total=len(planned))
+            _execute(runner, jobs, out=out, progress=progress)
         finally:
             build(out)
     results = tuple(read_result(Path(job.folder), notebook=job.name, swept=values) for job, values in planned)
     return Report(folder=out, results=results, command=command)
 
 
-def _execute(runner: Executor, jobs: list, *, out: Path, progress: bool, total: int) -> None:
+def _execute(runner: Executor, planned: Mapping[str, tuple[Job, dict]], *, out: Path, progress: bool) -> None:
     from tqdm.auto import tqdm
 
     from .report import build, read_result
 
-    done = dict.fromkeys((job.folder for job in jobs), 0)
-    bar = tqdm(total=sum(job.cells for job in jobs), unit="cell", disable=not progress or not jobs)
-    with bar:
+    missing = [job for job, _ in planned.values() if not job.passed]
+    done = {job.folder: 0 for job in missing}
+    ended = len(planned) - len(missing)
+    with tqdm(total=sum(job.cells for job in missing), unit="cell", disable=not progress or not missing) as bar:
 
-        def on_cell(job: Any, cells: int) -> None:
+        def on_cell(job: Job, cells: int) -> None:
             cells = min(cells, job.cells)
             bar.set_description(f"{job.name} {cells}/{job.cells}", refresh=False)
             bar.update(cells - done[job.folder])
             done[job.folder] = cells
 
-        ended = total - len(jobs)
         if ended and progress:
-            bar.write(f"{ended} of {total} jobs had passed before and are not run again")
-        with contextlib.closing(runner.finished(jobs, on_cell=on_cell)) as finished:
+            bar.write(f"{ended} of {len(planned)} passed before and are not run again")
+        with contextlib.closing(runner.finished(missing, on_cell=on_cell)) as finished:
             for job in finished:
                 ended += 1
                 on_cell(job, job.cells)
-                result = read_result(Path(job.folder), notebook=job.name, swept={})
+                result = read_result(Path(job.folder), notebook=job.name, swept=planned[job.folder][1])
                 if progress:
-                    bar.write(f"[{ended}/{total}] {job.name} {result.status} after {result.seconds:.1f} s")
+                    what = f"{job.name} {result.label}".strip()
+                    bar.write(f"[{ended}/{len(planned)}] {what} {result.status} after {result.seconds:.1f} s")
                 build(out)
 
 
@@ -365,12 +287,6 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def code_hash() -> str:
-    """Hash of the package's Python files: a result belongs to the code that made it."""
-    package = Path(__file__).parent
-    return hash_of({str(path.relative_to(package)): sha256_of(path) for path in sorted(package.rglob("*.py"))})
 
 
 def _executor(executor: str, slots: int, gpus: float) -> Executor:

@@ -1,7 +1,7 @@
-"""The report of a run: an index page over all its notebooks, and each executed notebook as a page; works offline (ours).
+"""The report of a run: an index page over its notebooks, and each executed notebook as a page; works offline (ours).
 
-Figures are embedded as JSON and drawn by the one copy of plotly.js beside the pages. All text that comes from a notebook
-is escaped on the index page.
+Figures are embedded as JSON and drawn by the one copy of plotly.js beside the pages. All text that comes from a
+notebook is escaped on the index page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,21 +160,22 @@ def _index_page(folder: Path, run: dict, sections: list[list[Result]], shown: Ma
         status: sum(result.status == status for result in everything) for status in ("passed", "failed", "waiting")
     }
     summary = " ".join(_badge(status, f"{count} {status}") for status, count in counts.items() if count)
-    total = sum(result.seconds for result in everything if not math.isnan(result.seconds))
     rows = "".join(
         f"<tr><th scope=row><a href='#{_anchor(results[0])}'>{_text(_title(results))}</a></th>"
         f"<td>{_badge(_status(results))}</td>"
-        f"<td class=number>{_duration(sum(r.seconds for r in results if not math.isnan(r.seconds)))}</td>"
+        f"<td class=number>{_duration(_total(results))}</td>"
         f"<td class='number optional'>{len(results)}</td>"
-        f"<td class=optional>{_text(max(r.finished for r in results).replace('T', ' ').removesuffix('+00:00'))}</td></tr>"
+        f"<td class=optional>{_text(_when(max(result.finished for result in results)))}</td></tr>"
         for results in sections
     )
+    time = f"{_duration(_total(everything))} of notebook time"
     body = f"""<a class=skip href="#notebooks">To the notebooks</a>
 <header class=page><h1>{_text(run["name"])}: executed notebooks</h1><p>{summary}</p>
-<p class=soft>{_duration(total)} of notebook time. Command: <code>{_text(run["command"])}</code></p></header>
-<main id=notebooks><div class=card><div class=scroll><table class=overview><caption>Notebooks of this run; times in UTC</caption>
+<p class=soft>{time}. Command: <code>{_text(run["command"])}</code></p></header>
+<main id=notebooks><div class=card><div class=scroll><table class=overview>
 <thead><tr><th scope=col>Notebook<th scope=col>Status<th scope=col class=number>Time
-<th scope=col class="number optional">Jobs<th scope=col class=optional>Finished</tr></thead><tbody>{rows}</tbody></table></div></div>
+<th scope=col class="number optional">Jobs<th scope=col class=optional>Finished (UTC)</tr></thead>
+<tbody>{rows}</tbody></table></div></div>
 {"".join(_section(folder, results, shown.get(results[0].notebook)) for results in sections)}</main>
 <footer>vkdlab {_text(run["version"])}. The page works offline; keep its folder together.</footer>"""
     return _page(f"{run['name']}: executed notebooks", body, script=script)
@@ -183,19 +185,15 @@ def _section(folder: Path, results: list[Result], table: Tables | None) -> str:
     first = next((result for result in results if result.status == "passed"), results[0])
     parts = [
         f"<header><h2>{_text(_title(results))}</h2>{_badge(_status(results))}"
-        f"<span class=soft>{_duration(sum(r.seconds for r in results if not math.isnan(r.seconds)))}</span></header>"
+        f"<span class=soft>{_duration(_total(results))}</span></header>"
     ]
     if len(results) == 1 and not first.swept:
         parts += [_links(folder, first), _error(first), _numbers(first.metrics), _parameters(first)]
     else:
-        parts += [
-            _frame(
-                table.means, "Over the sweep: mean, standard deviation (sd), 95 % interval of the mean, number of runs"
-            )
-        ]
-        parts += [
-            _frame(table.differences, "Paired differences b − a, with 95 % intervals, over runs that agree in all else")
-        ]
+        note = "sd: standard deviation over runs. low, high: 95 % interval of the mean. n: number of runs."
+        parts += [_frame(table.means, "Over the sweep", note)]
+        note = "b − a over the n pairs of runs that agree in everything else. low, high: its 95 % interval."
+        parts += [_frame(table.differences, "Paired differences", note)]
         parts += [_jobs_table(folder, results), *(_error(result) for result in results)]
     parts += [_figures(first)]
     return f"<section class=card id='{_anchor(first)}'>{''.join(parts)}</section>"
@@ -227,8 +225,9 @@ def _error(result: Result) -> str:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> str:
+    kinds = {name: "text" if isinstance(value, str) else "number" for name, value in metrics.items()}
     items = "".join(
-        f"<div><dt>{_text(name)}</dt><dd{'' if isinstance(value, int | float) else ' class=text'}>{_value(value)}</dd></div>"
+        f"<div><dt>{_text(name)}</dt><dd class={kinds[name]}>{_value(value)}</dd></div>"
         for name, value in metrics.items()
     )
     return f"<dl class=numbers>{items}</dl>" if items else ""
@@ -242,7 +241,7 @@ def _parameters(result: Result) -> str:
     return f"<details><summary>Parameters</summary><table><tbody>{rows}</tbody></table></details>" if rows else ""
 
 
-def _frame(frame: pd.DataFrame, caption: str) -> str:
+def _frame(frame: pd.DataFrame, caption: str, note: str) -> str:
     if not len(frame):
         return ""
     numeric = [frame[name].dtype.kind in "fi" for name in frame]
@@ -252,8 +251,9 @@ def _frame(frame: pd.DataFrame, caption: str) -> str:
         "<tr>" + "".join(f"<td{kind}>{_value(value)}</td>" for value, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in frame.itertuples(index=False)
     )
-    table = f"<table><caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f"<div class=scroll tabindex=0 role=region aria-label='{_text(caption)}'>{table}</div>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    region = f"<div class=scroll tabindex=0 role=region aria-label='{_text(caption)}'>{table}</div>"
+    return f"<h3>{_text(caption)}</h3><p class=soft>{_text(note)}</p>{region}"
 
 
 def _jobs_table(folder: Path, results: list[Result]) -> str:
@@ -270,20 +270,41 @@ def _jobs_table(folder: Path, results: list[Result]) -> str:
 def _figures(result: Result) -> str:
     if not (result.folder / FIGURES).is_file():
         return ""
-    of = f" <span class=soft>({_text(result.label)})</span>" if result.label else ""
     return "".join(
-        f"<figure><figcaption>{_text(title)}{of}</figcaption>{_plot(figure, f'{_anchor(result)}-{number}', title)}</figure>"
+        _plot(figure, f"{_anchor(result)}-{number}", title=title, note=result.label)
         for number, (title, figure) in enumerate(read_json(result.folder / FIGURES).items())
     )
 
 
-def _plot(figure: Mapping, name: str, title: str) -> str:
+def _plot(figure: Mapping, name: str, *, title: str, note: str = "") -> str:
+    """A figure with its title as text above it, where it wraps on a phone and a screen reader finds it."""
+    layout = {key: value for key, value in figure["layout"].items() if key not in ("title", "width")}
+    words = figure["layout"].get("title") or {}
+    title = _words(words.get("text")) or title
+    notes = [_words((words.get("subtitle") or {}).get("text")), note]
+    template = (layout.get("template") or {}).get("layout") or {}
+    margin = {"l": 64, "r": 20, "t": 80, "b": 56} | template.get("margin", {}) | layout.get("margin", {})
+    if "height" in layout:
+        layout["height"] -= max(0, margin["t"] - _TOP_PX)
+    layout["margin"] = margin | {"t": min(margin["t"], _TOP_PX)}
     # A `<` inside a script element could end it; JSON allows its escape anywhere it can stand.
-    data = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps({"data": figure["data"], "layout": layout}, separators=(",", ":")).replace("<", "\\u003c")
+    caption = f"<strong>{_text(title)}</strong>" if title else ""
+    caption += "".join(f"<span class=soft>{_text(text)} </span>" for text in notes if text)
     return (
-        f"<div class=plot role=img aria-label='{_text(title)}' data-figure='{name}'></div>"
+        f"<figure>{f'<figcaption>{caption}</figcaption>' if caption else ''}"
+        f"<div class=plot role=img aria-label='{_text(title or 'Figure')}' data-figure='{name}'></div></figure>"
         f"<script type='application/json' id='{name}'>{data}</script>"
     )
+
+
+_TOP_PX = 40
+"""Room above a figure whose title is text of the page: its buttons, and the titles of its parts."""
+
+
+def _words(text: str | None) -> str:
+    """Text of a figure without its mark-up."""
+    return html.unescape(re.sub(r"<[^>]*>", " ", text or "")).strip()
 
 
 def notebook_page(notebook: str | os.PathLike, *, title: str, root: str = "../..") -> str:
@@ -299,7 +320,7 @@ def notebook_page(notebook: str | os.PathLike, *, title: str, root: str = "../..
             data = output.get("data", {})
             if figure := data.get("application/vnd.plotly.v1+json"):
                 plots += 1
-                output["data"] = {"text/html": _plot(figure, f"plot-{plots}", f"Figure {plots}")}
+                output["data"] = {"text/html": _plot(figure, f"plot-{plots}", title="")}
             elif "application/vnd.jupyter.widget-view+json" in data:
                 output["data"] = {}
     body, _ = HTMLExporter(template_name="basic", embed_images=False).from_notebook_node(node)
@@ -325,6 +346,14 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
+def _total(results: Sequence[Result]) -> float:
+    return sum(result.seconds for result in results if not math.isnan(result.seconds))
+
+
+def _when(moment: str) -> str:
+    return moment.replace("T", " ").removesuffix("+00:00")
 
 
 def _duration(seconds: float) -> str:

@@ -1,12 +1,14 @@
-"""Style and script of the report pages: no request leaves the machine, no framework, light and dark, phone and desktop (ours)."""
+"""Style and script of the report pages: no request leaves the machine, light and dark, phone and desktop (ours)."""
+
+# ruff: noqa: E501
 
 CSS = """
 :root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1d2329; --soft: #5a646e; --line: #dcdfe2;
   --accent: #0b5fae; --good: #136c3a; --good-bg: #ddf3e4; --bad: #a3161a; --bad-bg: #fde4e3; --wait: #6b5300; --wait-bg: #fdf1cc;
-  --code: #f1f3f5; --grid: #e6e8ea; }
+  --code: #f1f3f5; }
 @media (prefers-color-scheme: dark) { :root { --bg: #14171a; --card: #1d2125; --ink: #e8eaec; --soft: #a5afb8; --line: #363c42;
   --accent: #7db8f2; --good: #8fe0ae; --good-bg: #15392491; --bad: #ffa7a3; --bad-bg: #51191b91; --wait: #f3d878; --wait-bg: #453a0f91;
-  --code: #262b30; --grid: #343a40; } }
+  --code: #262b30; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
@@ -27,6 +29,7 @@ a { color: var(--accent); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; padding: 1.1rem 1.2rem; margin: 1.2rem 0; }
 .card > header { display: flex; flex-wrap: wrap; gap: .3rem .8rem; align-items: baseline; }
 .scroll { overflow-x: auto; }
+table, th, td { border: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -38,8 +41,8 @@ tbody th { font-weight: 500; }
 .numbers div { background: var(--code); border-radius: .5rem; padding: .5rem .7rem; min-width: 0; }
 .numbers dt { color: var(--soft); font-size: .82rem; } .numbers dd { margin: 0; font-size: 1.2rem; font-weight: 600;
   font-variant-numeric: tabular-nums; } .numbers dd.text { font-size: .95rem; font-weight: 500; }
-figure { margin: 1.4rem 0 0; } figcaption { font-weight: 600; margin-bottom: .2rem; }
-.plot { min-height: 20rem; width: 100%; overflow: hidden; }
+figure { margin: 1.4rem 0 0; } figcaption { margin-bottom: .4rem; } figcaption strong { display: block; }
+.plot { min-height: 10rem; width: 100%; overflow: hidden; background: #fff; border-radius: .5rem; }
 pre { background: var(--code); padding: .8rem; border-radius: .5rem; overflow-x: auto; font: .85rem/1.45 ui-monospace, "DejaVu Sans Mono",
   monospace; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--accent); }
@@ -65,21 +68,10 @@ NOTEBOOK_CSS = """
 
 SCRIPT = """
 (() => {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const color = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  function themed(layout) {
-    const template = layout.template || {}, base = template.layout || {};
-    const axis = { gridcolor: color("--grid"), linecolor: color("--line"), zerolinecolor: color("--line") };
-    const shell = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { ...base.font, color: color("--ink") },
-      xaxis: { ...base.xaxis, ...axis }, yaxis: { ...base.yaxis, ...axis } };
-    const { width, paper_bgcolor, plot_bgcolor, ...rest } = layout;
-    return { ...rest, autosize: true, template: { ...template, layout: { ...base, ...shell } } };
-  }
   function draw(plot) {
-    const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-    if (figure.layout.height) plot.style.height = figure.layout.height + "px";
-    plot.dataset.drawn = "1";
-    Plotly.react(plot, figure.data, themed(figure.layout), { responsive: true, displaylogo: false });
+    const { data, layout } = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+    plot.style.height = (layout.height || 380) + "px";
+    Plotly.react(plot, data, { ...layout, autosize: true }, { responsive: true, displaylogo: false });
   }
   const plots = [...document.querySelectorAll(".plot")];
   if (!window.Plotly) {
@@ -90,8 +82,6 @@ SCRIPT = """
     for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
   }, { rootMargin: "600px" });
   plots.forEach(plot => seen.observe(plot));
-  const redraw = () => plots.filter(plot => plot.dataset.drawn).forEach(draw);
-  dark.addEventListener("change", redraw);
   addEventListener("beforeprint", () => plots.forEach(draw));
 })();
 """

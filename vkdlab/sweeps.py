@@ -256,7 +256,7 @@ class Tables:
     means: pd.DataFrame = field(repr=False)
     """A row per setting and metric: swept parameters but the seed, metric, mean, sd, low, high (95 % interval), n."""
     differences: pd.DataFrame = field(repr=False)
-    """A row per metric and pair a, b of a parameter's values: parameter, a, b, metric, difference b - a, low, high, n."""
+    """A row per metric and two values of a parameter: parameter, a, b, metric, difference (b - a), low, high, n."""
 
 
 def tables(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], *, swept: Sequence[str]) -> Tables:
