@@ -1,0 +1,553 @@
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import Classifier, Points, classifier
+from vkdlab.history import History
+from vkdlab.metrics import Mean
+from vkdlab.runs import Run, trained_once
+from vkdlab.training import Data, TrainConfig, evaluate, fit, learning_rate
+from vkdlab.weights import load_tensors, save_tensors
+
+CONFIG = {"epochs": 4, "batch_size": 16, "lr": 0.02, "monitor": "accuracy", "device": "cpu"}
+
+
+def points():
+    return Data(Points(100, seed=1), Points(40, seed=2))
+
+
+def open_run(folder, name="tiny"):
+    return Run.open(name, {}, data="", runs_dir=folder)
+
+
+def train(folder, *, method=None, **changes):
+    method = method or classifier()
+    history = fit(method, points(), TrainConfig(**CONFIG | changes), run=open_run(folder), progress=False)
+    return method, history
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+SCRIPT = """
+import sys, torch
+from tests.test_training import CONFIG, points
+from tests.tiny import classifier
+from vkdlab.runs import Run
+from vkdlab.training import TrainConfig, fit
+
+torch.set_num_threads(1)
+folder, pause_s = sys.argv[1], float(sys.argv[2])
+run = Run.open("tiny", {}, data="", runs_dir=folder)
+config = TrainConfig(**CONFIG | {"checkpoint_every_s": 0.0})
+print("ready", flush=True)
+fit(classifier(pause_s=pause_s), points(), config, run=run, progress=False)
+"""
+
+
+def start(folder, *, pause_s=0.05):
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(folder), str(pause_s)]
+    return subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for_checkpoints(process, run, count):
+    """Waits until `count` checkpoints were written since now; each replaces the file."""
+    seen, last, deadline = 0, None, time.monotonic() + 60
+    while seen < count and process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        try:
+            number = run.checkpoint_path.stat().st_ino, run.checkpoint_path.stat().st_mtime_ns
+        except FileNotFoundError:
+            number = None
+        if number != last:
+            seen, last = seen + (number is not None), number
+        time.sleep(0.002)
+
+
+def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    expected, whole = train(tmp_path / "whole")
+    run = open_run(tmp_path / "killed")
+    chance = random.Random(3)
+    kills = []
+    for _ in range(3):
+        process = start(tmp_path / "killed")
+        wait_for_checkpoints(process, run, 1 + chance.randint(1, 7))
+        time.sleep(chance.uniform(0, 0.06))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        state = load_tensors(run.checkpoint_path)[1]["state"]
+        kills.append((state["epoch"], state["step"]))
+    assert kills == sorted(kills)
+    assert any(step for _, step in kills), "no kill met an epoch half way"
+    found, history = train(tmp_path / "killed")
+    assert same_weights(found, expected)
+    assert without_times(history.rows) == without_times(whole.rows)
+    assert [row["epoch"] for row in History.load(run.folder / "history.csv", best_epoch=1).rows] == [1, 2, 3, 4]
+    assert not [path.name for path in run.folder.glob(".*.safetensors")]
+
+
+def test_ctrl_c_keeps_the_state_and_the_next_call_goes_on(tmp_path):
+    expected, whole = train(tmp_path / "whole")
+    run = open_run(tmp_path / "stopped")
+    process = start(tmp_path / "stopped")
+    wait_for_checkpoints(process, run, 3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "the same call goes on from there" in errors.decode()
+    assert run.info["status"] == "stopped"
+    found, history = train(tmp_path / "stopped")
+    assert same_weights(found, expected)
+    assert without_times(history.rows) == without_times(whole.rows)
+    assert run.done
+
+
+class StopsItself(Classifier):
+    """Sends Ctrl-C to its own process at one step or one validation batch."""
+
+    stop_at = None
+
+    def meet(self, place):
+        self.places = [*getattr(self, "places", []), place]
+        if self.stop_at == (place, self.places.count(place)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def loss(self, batch):
+        self.meet("loss")
+        return super().loss(batch)
+
+    def evaluate(self, batch):
+        torch.rand(1)
+        self.meet("evaluate")
+        return super().evaluate(batch)
+
+
+@pytest.mark.parametrize("stop_at", [("loss", 1), ("loss", 7), ("loss", 10), ("evaluate", 2), ("evaluate", 4)])
+def test_ctrl_c_in_any_step_or_validation_leads_to_the_same_weights(tmp_path, stop_at):
+    torch.manual_seed(0)
+    expected, _ = train(tmp_path / "whole", method=StopsItself())
+    torch.manual_seed(0)
+    stopped = StopsItself()
+    stopped.stop_at = stop_at
+    with pytest.raises(KeyboardInterrupt, match="stopped in epoch"):
+        train(tmp_path / "stopped", method=stopped)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    found, _ = train(tmp_path / "stopped", method=StopsItself())
+    assert same_weights(found, expected)
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_training(tmp_path):
+    method, history = train(tmp_path, epochs=30, patience=3)
+    values = [row["val/accuracy"] for row in history.rows]
+    assert history.best_epoch == values.index(max(values)) + 1
+    assert len(values) in (30, history.best_epoch + 3)
+    found = evaluate(method, points().val, device="cpu", progress=False)
+    assert found["accuracy"].value == max(values) > 0.7
+    run = open_run(tmp_path)
+    assert run.metrics["val/accuracy"] == max(values)
+    fresh = classifier(seed=5)
+    run.load_model(fresh)
+    assert same_weights(fresh, method)
+
+
+def test_a_metric_to_minimise_chooses_its_lowest_epoch(tmp_path):
+    _, history = train(tmp_path, maximise=False)
+    values = [row["val/accuracy"] for row in history.rows]
+    assert history.best_epoch == values.index(min(values)) + 1
+
+
+def test_the_history_has_every_loss_and_metric_and_is_read_back_digit_for_digit(tmp_path):
+    _, history = train(tmp_path)
+    assert list(history.rows[0]) == [
+        "epoch",
+        "step",
+        "lr",
+        "seconds",
+        "loss/total",
+        "loss/size",
+        "val/accuracy",
+        "val/teacher/accuracy",
+    ]
+    run = open_run(tmp_path)
+    assert History.load(run.folder / "history.csv", best_epoch=1).rows == history.rows
+    assert list(history.frame()["step"]) == [7, 14, 21, 28]
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+def test_a_run_that_is_done_is_loaded_and_not_trained_again(tmp_path):
+    first, history = train(tmp_path)
+    again, loaded = train(tmp_path, method=classifier(seed=9))
+    assert same_weights(first, again)
+    assert loaded.rows == history.rows
+    assert loaded.best_epoch == history.best_epoch
+    assert not again.training
+
+
+def test_training_leaves_the_random_generators_and_threads_of_its_caller_alone(tmp_path):
+    method = classifier()
+    torch.manual_seed(5)
+    expected = torch.rand(3), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+    for folder in ("new", "new"):
+        torch.manual_seed(5)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        before = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+        train(tmp_path / folder, method=method, num_threads=2)
+        assert torch.equal(torch.rand(3), expected[0])
+        assert (np.random.get_state()[1].tolist(), random.getstate()) == before  # noqa: NPY002
+        assert torch.get_num_threads() == 1
+
+
+def test_the_order_of_samples_depends_on_seed_and_epoch_only(tmp_path):
+    seen = {}
+
+    class Watched(Points):
+        def __getitem__(self, index):
+            seen.setdefault(name, []).append(index)
+            return super().__getitem__(index)
+
+    for name, seed, width in (("a", 0, 8), ("b", 0, 32), ("c", 1, 8)):
+        data = Data(Watched(50, seed=1), Points(8, seed=2))
+        config = TrainConfig(**CONFIG | {"epochs": 2, "seed": seed})
+        fit(classifier(width=width), data, config, run=open_run(tmp_path / name), progress=False)
+    assert seen["a"] == seen["b"] != seen["c"]
+    assert sorted(seen["a"][:50]) == sorted(seen["a"][50:]) == list(range(50))
+    assert seen["a"][:50] != seen["a"][50:]
+
+
+def test_batches_are_spread_evenly_so_that_none_holds_a_single_sample(tmp_path):
+    sizes = []
+
+    class Counted(Classifier):
+        def loss(self, batch):
+            sizes.append(len(batch.x))
+            return super().loss(batch)
+
+    data = Data(Points(33, seed=1), Points(1, seed=2))
+    fit(Counted(), data, TrainConfig(**CONFIG | {"epochs": 1}), run=open_run(tmp_path), progress=False)
+    assert sizes == [11, 11, 11]
+
+
+def test_norms_and_biases_are_not_decayed_and_frozen_weights_stay(tmp_path):
+    method = classifier()
+    method.net[4].weight.requires_grad_(False)
+    frozen, scale = method.net[4].weight.clone(), method.unused.clone()
+    train(tmp_path, method=method, epochs=1)
+    assert torch.equal(method.net[4].weight, frozen)
+    assert torch.equal(method.unused, scale), "a parameter without a gradient is left alone"
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    config = TrainConfig(epochs=10, lr=0.1, warmup_epochs=2, schedule="linear")
+    rates = [learning_rate(step, steps=5, config=config) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.01 * (i + 1) for i in range(10)])
+    assert rates[10:] == pytest.approx([0.1 * (1 - i / 40) for i in range(40)])
+    cosine = TrainConfig(epochs=10, lr=0.1, warmup_epochs=0)
+    assert learning_rate(25, steps=5, config=cosine) == pytest.approx(0.05)
+    assert learning_rate(50, steps=5, config=cosine) == pytest.approx(0)
+    assert learning_rate(49, steps=5, config=TrainConfig(lr=0.1, epochs=10, schedule="constant")) == 0.1
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    norms = []
+
+    class Steep(Classifier):
+        def loss(self, batch):
+            losses = super().loss(batch)
+            return losses | {"total": losses["total"] * 1e4}
+
+    class Watch(torch.optim.AdamW):
+        def step(self, *args, **options):
+            grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            norms.append(torch.stack([grad.norm() for grad in grads]).norm().item())
+            return super().step(*args, **options)
+
+    original, torch.optim.AdamW = torch.optim.AdamW, Watch
+    try:
+        train(tmp_path / "clipped", method=Steep(), epochs=1, clip_norm=0.5)
+        clipped = norms.copy()
+        norms.clear()
+        train(tmp_path / "free", method=Steep(), epochs=1, clip_norm=None)
+    finally:
+        torch.optim.AdamW = original
+    assert clipped == pytest.approx([0.5] * 7, rel=1e-3)
+    assert min(norms) > 10
+
+
+def test_one_sample_is_enough_and_evaluation_of_nothing_is_nothing(tmp_path):
+    method = classifier()
+    found = evaluate(method, Points(0, seed=1), device="cpu", progress=False)
+    assert found == {}
+    assert evaluate(method, Points(1, seed=1), device="cpu", progress=False)["accuracy"].count == 1
+
+
+def test_evaluation_does_not_depend_on_the_batch_size_and_leaves_the_mode(tmp_path):
+    method, data = classifier().train(), Points(50, seed=1)
+    found = [evaluate(method, data, batch_size=size, device="cpu", progress=False) for size in (1, 7, 50)]
+    assert found[0] == found[1] == found[2]
+    assert method.training
+
+
+def test_bfloat16_trains_and_loader_workers_change_nothing(tmp_path):
+    _, history = train(tmp_path / "bf16", precision="bf16-mixed", epochs=2)
+    assert math.isfinite(history.rows[-1]["loss/total"])
+    one, _ = train(tmp_path / "in-loop", epochs=1)
+    two, _ = train(tmp_path / "workers", epochs=1, workers=1)
+    assert same_weights(one, two)
+
+
+# Bad input
+
+
+class Faulty(Classifier):
+    """Turns one term into not-a-number at the given call."""
+
+    calls = 0
+
+    def loss(self, batch):
+        self.calls += 1
+        losses = super().loss(batch)
+        return losses | {"size": losses["size"] * math.nan} if self.calls == 10 else losses
+
+
+def test_a_loss_that_is_not_finite_is_named_with_epoch_step_and_term(tmp_path):
+    with pytest.raises(ValueError, match=r"epoch 2, step 3: the loss is not finite \(size = nan; .*Lower lr"):
+        train(tmp_path, method=Faulty())
+    assert open_run(tmp_path).info["status"] == "failed"
+
+
+class Returns(Classifier):
+    """Returns given losses or metrics."""
+
+    losses = None
+    metrics = None
+
+    def loss(self, batch):
+        return super().loss(batch) if self.losses is None else self.losses
+
+    def evaluate(self, batch):
+        return super().evaluate(batch) if self.metrics is None else self.metrics
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ({"kd": torch.tensor(1.0)}, r'a "total" to minimise, it returned \[\'kd\'\]'),
+        ({"total": torch.ones(3)}, r"loss term 'total' has shape \(3,\), expected one number"),
+        ({"total": torch.tensor(1.0)}, r'"total" depends on no parameter'),
+    ],
+)
+def test_a_loss_without_a_total_to_minimise_is_refused(tmp_path, losses, message):
+    method = Returns()
+    method.losses = losses
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, method=method)
+
+
+def test_a_monitor_that_the_method_does_not_report_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r"monitor is 'R1@0\.5', the method reports accuracy, teacher/accuracy"):
+        train(tmp_path, monitor="R1@0.5", method=Faulty())
+    assert not open_run(tmp_path).checkpoint_path.exists()
+
+
+def test_a_monitor_that_is_not_a_number_is_refused(tmp_path):
+    method = Returns()
+    method.metrics = {"accuracy": Mean()}
+    with pytest.raises(ValueError, match="epoch 1: the monitored metric accuracy is nan"):
+        train(tmp_path, method=method)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs is 0, expected 1 or more"),
+        ("batch_size", -1, "batch_size is -1"),
+        ("lr", 0.0, "lr is 0.0, expected a finite number above 0"),
+        ("lr", math.nan, "lr is nan"),
+        ("clip_norm", -1.0, "clip_norm is -1.0"),
+        ("schedule", "step", "schedule is 'step', expected one of 'cosine', 'linear', 'constant'"),
+        ("device", "gpu", "device is 'gpu', expected one of 'auto', 'cpu', 'cuda'"),
+        ("precision", "16", "precision is '16'"),
+        ("patience", 0, "patience is 0"),
+        ("weight_decay", math.nan, "weight_decay is nan"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{field: value})
+
+
+def test_splits_that_cannot_be_trained_on_are_refused():
+    train_split, val = Points(10, seed=1), Points(10, seed=2)
+    with pytest.raises(ValueError, match=r"the val split is missing.*Hold some out"):
+        Data(train_split, None)
+    with pytest.raises(ValueError, match="the train split is empty"):
+        Data(Points(0, seed=1), val)
+    with pytest.raises(ValueError, match="train and val are the same samples"):
+        Data(train_split, train_split)
+    with pytest.raises(ValueError, match="train and val are the same samples"):
+        Data(train_split, Points(10, seed=1))
+    with pytest.raises(ValueError, match="the val split, a list, has no collate"):
+        Data(train_split, [1, 2])
+    val.split = "test"
+    with pytest.raises(ValueError, match="the val split is a test split"):
+        Data(train_split, val)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match='device is "cuda" and torch sees no GPU'):
+        train(tmp_path, device="cuda")
+
+
+def test_a_method_without_anything_to_train_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Classifier has no parameter that requires a gradient"):
+        train(tmp_path, method=classifier().requires_grad_(False))
+
+
+def interrupted(folder, **changes):
+    """A run with a checkpoint of an unfinished training."""
+    method = StopsItself()
+    method.stop_at = ("loss", 9)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, method=method, **changes)
+    return open_run(folder)
+
+
+def test_a_checkpoint_that_is_a_pickle_is_refused_and_never_unpickled(tmp_path):
+    run = interrupted(tmp_path)
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "unpickled",))
+
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        torch.save({"method": Bomb()}, run.checkpoint_path, **options)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is a pickle .*Delete it to train again"):
+            train(tmp_path)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_a_truncated_or_changed_checkpoint_is_refused_with_a_cure(tmp_path):
+    run = interrupted(tmp_path)
+    content = run.checkpoint_path.read_bytes()
+    for broken in (b"", content[:7], content[:300], content[:-1], b"not a checkpoint at all"):
+        run.checkpoint_path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is not a whole safetensors file.*Delete it"):
+            train(tmp_path)
+    flipped = bytearray(content)
+    flipped[-100] ^= 1
+    run.checkpoint_path.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"is damaged: its content does not match its checksum\. Delete it"):
+        train(tmp_path)
+    run.checkpoint_path.write_bytes(content)
+    train(tmp_path, method=StopsItself())
+
+
+def test_a_checkpoint_of_another_training_is_refused_naming_both_sides(tmp_path):
+    interrupted(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"of another training \(there -> here\): batch_size: 16 -> 8; lr: 0.02 -> 0.5"
+    ):
+        train(tmp_path, lr=0.5, batch_size=8)
+
+
+def test_a_finished_run_of_another_training_is_refused_naming_both_sides(tmp_path):
+    train(tmp_path)
+    with pytest.raises(ValueError, match=r"of another training \(there -> here\): seed: 0 -> 1"):
+        train(tmp_path, seed=1)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_naming_the_tensors(tmp_path):
+    run = interrupted(tmp_path)
+    with pytest.raises(ValueError, match="method class: StopsItself -> Classifier"):
+        train(tmp_path)
+    with pytest.raises(ValueError, match=r"net.0.weight is \(16, 2\) in the file and \(8, 2\) in the module"):
+        train(tmp_path, method=StopsItself(width=8))
+    save_tensors(run.checkpoint_path, classifier().state_dict())
+    with pytest.raises(ValueError, match="holds weights and not the state of a training"):
+        train(tmp_path)
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_the_training_goes_on_from_it(tmp_path, monkeypatch):
+    expected, _ = train(tmp_path / "whole")
+    monkeypatch.setattr("vkdlab.weights.save_file", fill_the_disk_after(2))
+    with pytest.raises(
+        OSError, match=r"checkpoint\.safetensors could not be written: .*The disk is full: free some room"
+    ):
+        train(tmp_path / "full")
+    run = open_run(tmp_path / "full")
+    assert load_tensors(run.checkpoint_path)[1]["state"]["epoch"] == 2
+    assert not list(run.folder.glob(".*.safetensors"))
+    monkeypatch.undo()
+    found, _ = train(tmp_path / "full")
+    assert same_weights(found, expected)
+
+
+def fill_the_disk_after(count):
+    """Writes `count` files as ever, then half a file and the error of a full disk."""
+    from safetensors.torch import save_file
+
+    calls = []
+
+    def write(tensors, path, **options):
+        calls.append(path)
+        if len(calls) > count:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, **options)
+
+    return write
+
+
+def test_two_processes_that_ask_for_the_same_run_train_it_once(tmp_path):
+    processes = [start(tmp_path, pause_s=0.02) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0] is None and process.returncode for process in processes] == [0, 0]
+    run = open_run(tmp_path)
+    assert run.done
+    assert len(list((run.folder / "tensorboard").glob("events*"))) == 1
+
+
+def test_trained_once_trains_loads_and_keeps_configurations_apart(tmp_path):
+    config = TrainConfig(**CONFIG)
+
+    def once(method, config=config, **options):
+        return trained_once("tiny", method, points(), config, runs_dir=tmp_path, progress=False, **options)
+
+    first = classifier()
+    run, history = once(first)
+    again = classifier(seed=7)
+    same, loaded = once(again)
+    assert same.folder == run.folder
+    assert loaded.rows == history.rows
+    assert same_weights(first, again)
+    others = [
+        once(classifier(), TrainConfig(**CONFIG | {"seed": 1}))[0].folder,
+        once(classifier(), extra={"width": 16})[0].folder,
+        once(classifier(), version="2")[0].folder,
+    ]
+    assert len({run.folder, *others}) == 4
+
+
+def test_trained_once_needs_data_that_can_be_recognised(tmp_path):
+    data = points()
+    del data.val.fingerprint
+    with pytest.raises(ValueError, match="both splits need a `fingerprint`"):
+        trained_once("tiny", classifier(), data, TrainConfig(**CONFIG), runs_dir=tmp_path, progress=False)
