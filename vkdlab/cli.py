@@ -18,7 +18,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Video knowledge distillation in notebooks: run them, open them, look at their data.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, what is missing, what has to be built.")
 app.add_typer(data_app, name="data")
@@ -44,7 +43,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
 ) -> None:
-    # `main` looks for --debug itself: an error must find it whatever became of the options.
+    """Video knowledge distillation in notebooks: run them, open them, look at their data."""
 
 
 @app.command()
