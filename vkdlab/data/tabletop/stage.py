@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vkdlab.data.tabletop.shapes import COLOURS, PIXELS_PER_UNIT, SHAPES
+from vkdlab.data.tabletop.shapes import PIXELS_PER_UNIT, SHAPES
 
 VERSION = 1
 """Grows whenever labels or pictures of the world change; part of every folder's name."""
@@ -255,8 +255,3 @@ def compose(camera: np.ndarray, affine: tuple[float, ...]) -> np.ndarray:
         m, n, o = (float(value) for value in camera[row])
         out[row] = m * a + n * d, m * b + n * e, m * c + n * f + o
     return np.round(out, 5)
-
-
-def all_colours() -> tuple[str, ...]:
-    """The eight colours' names."""
-    return tuple(COLOURS)
