@@ -232,8 +232,9 @@ def open_features(
 
 def _read(path: Path) -> np.ndarray:
     try:
+        # Unlike np.load this can open neither pickles nor archives.
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            return np.array(np.lib.format.open_memmap(path, mode="r"))
         with safe_open(path, framework="np") as file:
             return file.get_tensor("clips")
     except (OSError, ValueError, SafetensorError) as error:
@@ -243,7 +244,7 @@ def _read(path: Path) -> np.ndarray:
 def _shape(path: Path) -> tuple[int, ...]:
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False, mmap_mode="r").shape
+            return np.lib.format.open_memmap(path, mode="r").shape
         with safe_open(path, framework="np") as file:
             return tuple(file.get_slice("clips").get_shape())
     except (OSError, ValueError, SafetensorError) as error:
