@@ -3,10 +3,10 @@ import json
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 
 from vkdlab import plots
+from vkdlab.history import History
 
 
 def _frames(count=3, height=12, width=20):
@@ -71,19 +71,25 @@ def test_a_strip_without_one_time_per_frame_is_refused(times):
         plots.frame_strip(_frames(2), times, duration_s=1.0, moments_s={}, title="t")
 
 
+HISTORY = History(
+    [
+        {"epoch": 1, "loss/total": 3.0, "val/R1@0.5": 0.25},
+        {"epoch": 2, "loss/total": 2.0, "val/R1@0.5": 0.5},
+    ],
+    best_epoch=2,
+)
+
+
 def test_curves_show_losses_as_they_are_and_metrics_in_per_cent():
-    history = pd.DataFrame({"epoch": [1, 2], "total": [3.0, 2.0], "R1@0.5": [0.25, 0.5]})
-    figure = plots.training_curves(history, losses=["total"], metrics=["R1@0.5"], best_epoch=2, title="t")
+    figure = plots.training_curves(HISTORY, losses=["total"], metrics=["R1@0.5"], title="t")
     assert list(figure.data[0].y) == [3.0, 2.0]
     assert list(figure.data[1].y) == [25.0, 50.0]
     assert figure.layout.shapes[0].x0 == 2
 
 
-def test_a_column_that_the_history_lacks_is_named_with_those_it_has():
-    with pytest.raises(ValueError, match="no column 'mIoU'; it has epoch, total"):
-        plots.training_curves(
-            pd.DataFrame({"epoch": [1], "total": [1.0]}), losses=["total"], metrics=["mIoU"], title="t"
-        )
+def test_a_metric_that_the_history_lacks_is_named_with_what_it_has():
+    with pytest.raises(ValueError, match="no 'val/mIoU'; it has epoch, loss/total"):
+        plots.training_curves(HISTORY, losses=["total"], metrics=["mIoU"], title="t")
 
 
 def test_pictures_of_different_shapes_are_all_shown_whole():

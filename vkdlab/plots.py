@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
 from plotly.subplots import make_subplots
+
+from vkdlab.history import History
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2")
 TRUTH = "#333333"
@@ -199,42 +200,40 @@ def _add_strip(figure: go.Figure, frames: np.ndarray, times_s: Sequence[float], 
 
 
 def training_curves(
-    history: pd.DataFrame,
-    *,
-    losses: Sequence[str],
-    metrics: Sequence[str],
-    best_epoch: int | None = None,
-    title: str,
-    subtitle: str = "",
+    history: History, *, losses: Sequence[str], metrics: Sequence[str], title: str, subtitle: str = ""
 ) -> go.Figure:
-    """Losses on the left, validation metrics in per cent on the right, over epochs.
+    """Training losses on the left, validation metrics in per cent on the right, over epochs; the kept epoch is marked.
 
     Args:
-        history: one row an epoch, with a column `epoch`, the losses and the metrics (0 to 1).
-        losses: columns drawn on the left.
-        metrics: columns drawn on the right.
-        best_epoch: the epoch whose weights were kept; marked by a line.
+        history: of a training.
+        losses: terms drawn on the left, such as "total".
+        metrics: validation metrics of 0 to 1 drawn on the right, such as "R1@0.5".
 
     Raises:
-        ValueError: a column that the history does not have.
+        ValueError: a term or metric that the history does not have.
     """
-    if missing := [column for column in ("epoch", *losses, *metrics) if column not in history]:
-        raise ValueError(f"the history has no column {missing[0]!r}; it has {', '.join(map(str, history.columns))}")
+    table = history.frame()
+    columns = [f"loss/{name}" for name in losses] + [f"val/{name}" for name in metrics]
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(f"the history has no {missing[0]!r}; it has {', '.join(map(str, table.columns))}")
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-    mode = "lines+markers" if len(history) < 40 else "lines"
-    for column, names in enumerate((losses, metrics), start=1):
-        for place, name in enumerate(names):
-            figure.add_trace(
-                go.Scatter(
-                    x=history["epoch"], y=history[name] * (1 if column == 1 else 100), mode=mode, name=name,
-                    line_color=PALETTE[(place + 3 * (column - 1)) % len(PALETTE)],
-                ),
-                row=1, col=column,
-            )  # fmt: skip
-    if best_epoch is not None:
-        figure.add_vline(
-            x=best_epoch, line={"dash": "dash", "color": "#888888", "width": 1}, annotation_text="kept", row=1, col=2
-        )
+    mode = "lines+markers" if len(table) < 40 else "lines"
+    for place, column in enumerate(columns):
+        kind, _, name = column.partition("/")
+        figure.add_trace(
+            go.Scatter(
+                x=table["epoch"], y=table[column] * (1 if kind == "loss" else 100), mode=mode, name=name,
+                line_color=PALETTE[place % len(PALETTE)],
+            ),
+            row=1, col=1 if kind == "loss" else 2,
+        )  # fmt: skip
+    figure.add_vline(
+        x=history.best_epoch,
+        line={"dash": "dash", "color": "#888888", "width": 1},
+        annotation_text="kept",
+        row=1,
+        col=2,
+    )
     styled(figure, title=title, subtitle=subtitle, x="epoch", height=400)
     figure.update_yaxes(title_text="training loss (nats)", row=1, col=1)
     return figure.update_yaxes(title_text="validation (%)", row=1, col=2)

@@ -14,13 +14,22 @@ Notebook: `02_teacher_training`.
 from vkdlab.emtm.distill import GroundingTeacher
 from vkdlab.emtm.moments import best_moments, moment_to_clips, non_maximum_suppression
 from vkdlab.emtm.networks import SpanConfig, SpanOutput, SpanTeacher
+from vkdlab.emtm.predictions import Grounded, blind_guess, predict
+from vkdlab.emtm.teachers import RECIPES, TrainedTeacher, train_span_teacher, train_where_present
 
 __all__ = [
+    "RECIPES",
+    "Grounded",
     "GroundingTeacher",
     "SpanConfig",
     "SpanOutput",
     "SpanTeacher",
+    "TrainedTeacher",
     "best_moments",
+    "blind_guess",
     "moment_to_clips",
     "non_maximum_suppression",
+    "predict",
+    "train_span_teacher",
+    "train_where_present",
 ]

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from vkdlab import plots
 from vkdlab.data import FrameReader
 from vkdlab.emtm.predictions import Grounded
+from vkdlab.emtm.teachers import TrainedTeacher
 from vkdlab.metrics import Mean, mean_interval
 
 HEADLINES = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "mIoU")
@@ -33,7 +34,7 @@ def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -
         curves={"start": item.start_probs, "end": item.end_probs},
         curves_title="probability",
         title=f"“{item.sentence}”",
-        subtitle=f"{item.video}: IoU of the best moment with the truth {item.iou:.2f}; paler bars are second and third choice",
+        subtitle=f"{item.video}: IoU of the best moment with the truth {item.iou:.2f}; others are pale",
         colours={source: plots.PALETTE[0], "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
     )
 
@@ -51,6 +52,35 @@ def recalls(
     return plots.bars(
         values, title=title, subtitle=subtitle, x="metric", y="share of queries, or IoU (%)", colours=colours
     )
+
+
+def metrics_table(rows: Mapping[str, Mapping[str, Mean]]) -> pd.DataFrame:
+    """All metrics in per cent, one row a metric, one column a source."""
+    table = pd.DataFrame({source: {name: 100 * mean.value for name, mean in rows[source].items()} for source in rows})
+    return table.reindex(list(max(rows.values(), key=len))).round(1)
+
+
+def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> go.Figure:
+    """R1@0.5 of teachers trained and tested on different data sets, with the guess without looking as a line."""
+    figure = go.Figure()
+    reached, guessed = (
+        [100 * each.metrics[source]["R1@0.5"].value for each in teachers.values()]
+        for source in ("span teacher", "guess without looking")
+    )
+    names = [f"{name}<br>{len(each.items)} queries" for name, each in teachers.items()]
+    figure.add_bar(
+        name="span teacher", x=names, y=reached, text=[f"{value:.1f}" for value in reached], textposition="outside",
+        cliponaxis=False, width=0.5, marker_color=plots.PALETTE[0],
+    )  # fmt: skip
+    figure.add_scatter(
+        name="guess without looking", x=names, y=guessed, mode="markers",
+        marker={"symbol": "line-ew", "size": 60, "line": {"width": 3, "color": "#777777"}},
+        hovertemplate="%{y:.1f} %<extra></extra>",
+    )  # fmt: skip
+    plots.styled(
+        figure, title="What a teacher reaches depends on the data", subtitle=subtitle, x="data set", y="R1@0.5 (%)"
+    )
+    return figure.update_yaxes(range=[0, 109])
 
 
 def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -> go.Figure:

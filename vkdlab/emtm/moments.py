@@ -65,7 +65,9 @@ def best_moments(
     scores = scores.masked_fill(~allowed, -1.0).flatten(1)
     best, flat = scores.topk(min(max(k, candidates), length * length), dim=1)
     clip_s = (duration_s / mask.sum(1))[:, None]
-    moments = torch.stack([flat // length * clip_s, (flat % length + 1) * clip_s], dim=-1)
+    first = flat // length
+    last = torch.maximum(flat % length, first)  # a pair in the wrong order has score -1 and is never kept
+    moments = torch.stack([first * clip_s, (last + 1) * clip_s], dim=-1)
     return non_maximum_suppression(moments, best, k=k, iou_limit=iou_limit)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +90,24 @@ def predict(
     return found
 
 
+def measure(items: Sequence[Grounded]) -> dict[str, Mean]:
+    """The metrics of predictions, in true seconds and against the snapped truth.
+
+    Raises:
+        ValueError: no predictions.
+    """
+    if not items:
+        raise ValueError("there are no predictions to measure")
+    return grounding_metrics(
+        torch.tensor([item.predicted_s for item in items]),
+        torch.tensor([item.moment_s for item in items]),
+        duration_s=torch.tensor([item.duration_s for item in items]),
+        num_clips=torch.tensor([len(item.start_probs) for item in items]),
+    )
+
+
 def blind_guess(train: GroundingDataset, test: GroundingDataset) -> dict[str, Mean]:
-    """The metrics of guessing without looking: the same relative moments for every query, the best ones on the training split.
+    """The metrics of guessing without looking: the same share of every video, whatever the query.
 
     Five guesses are chosen greedily from the training moments (as shares of their videos' lengths), each so that it has
     IoU of at least 0.5 with the most queries that the earlier ones miss. What a method adds counts from here.
@@ -106,7 +123,8 @@ def blind_guess(train: GroundingDataset, test: GroundingDataset) -> dict[str, Me
     duration_s = torch.tensor([test.dataset.videos[query.video].duration_s for query in test.dataset.queries])
     truth = torch.tensor([(query.start_s, query.end_s) for query in test.dataset.queries])
     predicted = torch.stack(guesses)[None] * duration_s[:, None, None]
-    return grounding_metrics(predicted, truth, duration_s=duration_s, num_clips=64)
+    num_clips = torch.tensor([len(test.videos[query.video]) for query in test.dataset.queries])
+    return grounding_metrics(predicted, truth, duration_s=duration_s, num_clips=num_clips)
 
 
 def _share(dataset: GroundingDataset, query) -> tuple[float, float]:
