@@ -1,8 +1,9 @@
 """`tabletop`, the built-in world: real video files in which everything is known exactly (ours).
 
-Objects stand on a textured table under a swaying camera; hands enter, grasp and carry; things slide, spin, pour, hide and collide, with a sound for each.
-A video is planned from a seed (`events`), drawn (`shapes`, `textures`, `render`), heard (`sound`) and spoken about (`language`, `questions`);
-`build` writes files and `dataset` reads them. Labels are the same bits on every machine; encoded video may differ with the encoder.
+Objects stand on a textured table under a swaying camera; hands enter, grasp and carry; things slide, spin, pour, hide
+and collide, with a sound for each. A video is planned from a seed (`events`, `motions`), drawn (`solids`, `shapes`,
+`textures`, `render`), heard (`sound`) and spoken about (`language`, `questions`); `build` writes files and `dataset`
+reads them. Labels are the same bits on every machine; encoded video may differ with the encoder.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 
 from vkdlab.data.datasets import SPLITS, Action, Dataset, Query, Question, Video
 from vkdlab.data.tabletop import labels
-from vkdlab.data.tabletop.labels import Instance, VideoAnnotations
 from vkdlab.data.tabletop.build import build, world_folder
+from vkdlab.data.tabletop.labels import Instance, VideoAnnotations
 from vkdlab.data.tabletop.stage import PROFILES, SEMANTICS, VERBS, VERSION, WorldConfig, config_of, video_id
 from vkdlab.files import read_json
 
@@ -111,7 +112,8 @@ def annotations(
     if video not in known:
         counts = ", ".join(f"{split} {count}" for split, count in config.videos.items())
         raise ValueError(
-            f"tabletop {config.profile} has no video {video!r}: ids look like {video_id(config, 'train', 0)!r}, and there are {counts}"
+            f"tabletop {config.profile} has no video {video!r}: "
+            f"ids look like {video_id(config, 'train', 0)!r}, and there are {counts}"
         )
     return labels.read(build(config, root=root), video)
 
@@ -119,7 +121,7 @@ def annotations(
 def contact_sheet(
     profile: str | WorldConfig = "demo", *, split: str = "train", rows: int = 6, columns: int = 6, width: int = 960
 ) -> np.ndarray:
-    """Moments of several videos side by side, drawn afresh without a build: a row a video, a column a moment in which something happens.
+    """Moments of several videos side by side, drawn afresh without a build: a row a video, a column a moment.
 
     Args:
         profile: a profile's name or a configuration of one's own.

@@ -1,10 +1,11 @@
 """Makes the world's files: in parallel, resumable, each file whole or absent (ours).
 
-One folder holds one configuration: `videos/ID.mp4`, `labels/ID.npz` (masks, boxes, maps), `labels/ID.json` (all else) and, written last,
-`world.json`. A video counts as finished when its JSON file is there, which is written after the other two.
+One folder holds one configuration: `videos/ID.mp4`, `labels/ID.npz` (masks, boxes, maps), `labels/ID.json` (all else)
+and, written last, `world.json`. A video is finished when all three files are there.
 
-Workers are plain `python -m` processes that read video numbers from a pipe: nothing of the caller's main module is imported
-again, so a build works from notebooks and unguarded scripts, and workers end by themselves when their parent is killed.
+Workers are plain `python -m` processes that read video numbers from a pipe: nothing of the caller's main module is
+imported again, so a build works from notebooks and unguarded scripts, and workers end by themselves when their parent
+is killed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def build(
 ) -> Path:
     """Makes all videos of a profile that are not there yet.
 
-    Ctrl-C or a kill loses only the videos in the making; the next call goes on. Two builds of the same folder take turns.
+    Ctrl-C or a kill loses only the videos in the making; the next call goes on. Two builds of one folder take turns.
 
     Args:
         profile: "smoke", "demo" or "full", or a configuration of one's own.

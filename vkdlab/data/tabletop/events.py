@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vkdlab.data.tabletop import shapes
+from vkdlab.data.tabletop.cast import draw_objects, dressed
+from vkdlab.data.tabletop.motions import APPROACH_S, WITHDRAW_S, Motion, Stream, Visit, hand_track, outside
 from vkdlab.data.tabletop.stage import (
-    GRIP_HEIGHT,
-    HAND_SCALE,
     STAGE_WIDTH,
     VERBS,
     Event,
@@ -44,31 +43,7 @@ SECONDS = {
 DIRECTIONS = {"slide left": (-1, 0), "slide right": (1, 0), "slide up": (0, -1), "slide down": (0, 1)}
 NEEDS_HAND = ("lift", "drop", "hide", "reveal", "pour-into", "pick-up", "put-down")
 MAY_HAVE_HAND = ("slide left", "slide right", "slide up", "slide down", "shake")
-APPROACH_S, WITHDRAW_S = 0.56, 0.56
 HANDS, CLOTHS = 2, 2
-
-
-@dataclass
-class Visit:
-    """One hand that comes, holds something and goes."""
-
-    slot: int
-    angle: float
-    grab: int
-    release: int
-    target: Track
-    comes: bool = True
-    goes: bool = True
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Something poured: from one track's mouth into another, between two frames."""
-
-    source: int
-    target: int
-    start_frame: int
-    end_frame: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +82,7 @@ class _Planner:
 
     def __init__(self, rng: np.random.Generator, config: WorldConfig, frames: int):
         self.rng, self.config, self.frames, self.fps = rng, config, frames, config.fps
-        self.objects = self._draw_objects()
+        self.objects = draw_objects(rng, config)
         self.tracks = {o.id: Track(frames, o.extent) for o in self.objects}
         self.cloths = [Track(frames, 0.3) for _ in range(CLOTHS)]
         self.cloth_of: dict[int, int] = {}
@@ -125,27 +100,6 @@ class _Planner:
 
     def _pick(self, items):
         return items[int(self.rng.integers(len(items)))]
-
-    def _draw_objects(self) -> list[Object]:
-        count = int(self.rng.integers(4, 6)) + int(self.rng.random() < 0.3 + 0.5 * self.config.difficulty)
-        taken, objects = set(), []
-        while len(objects) < count:
-            shape, colour = self._pick(shapes.SHAPES), self._pick(tuple(shapes.COLOURS))
-            if objects and self.rng.random() < 0.45:
-                if self.rng.random() < 0.5:
-                    shape = self._pick(objects).shape
-                else:
-                    colour = self._pick(objects).colour
-            size = self._pick(("small", "medium", "large"))
-            if (shape, colour) not in taken:
-                taken.add((shape, colour))
-                objects.append(Object(len(objects) + 1, shape, colour, size))
-        if not any(o.shape in ("cup", "bowl") for o in objects):
-            first = objects[0]
-            objects[0] = Object(first.id, self._pick(("cup", "bowl")), first.colour, first.size)
-            if len({(o.shape, o.colour) for o in objects}) < len(objects):
-                return self._draw_objects()
-        return objects
 
     def fill(self) -> bool:
         """Places things and events; False when there was no room for three events."""
@@ -274,7 +228,7 @@ class _Planner:
             return self._perform_held(verb, thing, start, end)
         angle = self._arm_angle(track.x[start]) if verb != "put-down" else 0.0
         other, also, visit = None, (), None
-        script = _Motion(self, track, start, end)
+        script = Motion(self.rng, self.fps, track, start, end)
         if verb == "put-down":
             place = self._free_place(thing)
             if place is None:
@@ -296,14 +250,19 @@ class _Planner:
             struck = self._struck(thing, start)
             if struck is None:
                 return False
-            other, also = script.collide(thing, struck)
+            other, contact, knocked = struck[0].id, *struck[1:]
+            self.spots[ident], also = script.collide(self.tracks[other], contact, knocked)
+            self.spots[other] = knocked
             self.free_at[other] = end + round(0.3 * self.fps)
         elif verb == "pour-into":
             cup = self._vessel(thing, start)
             if cup is None:
                 return False
+            # An arm from the vessel's side would cover what runs out.
+            side = -1 if track.x[start] < self.tracks[cup.id].x[start] else 1
+            visit.angle = side * math.radians(self._uniform(25, 65))
             other, also = cup.id, ("lift",)
-            self.streams.append(script.pour(thing, cup))
+            self.streams.append(Stream(ident, other, *script.pour(self.tracks[other])))
             self.free_at[other] = end + round(0.2 * self.fps)
         elif verb == "lift":
             script.lift()
@@ -311,20 +270,20 @@ class _Planner:
             self.held[ident] = visit
         elif verb == "pick-up":
             also = ("lift",)
-            script.carry(_outside(track.x[start], track.y[start], angle), leaves=True)
+            script.carry(outside(track.x[start], track.y[start], angle), leaves=True)
             self.state[ident] = "absent"
             self.spots.pop(ident)
         elif verb == "put-down":
             track.hold(start, x=place[0], y=place[1], z=0.0, angle=0.0)
-            script.carry(_outside(*place, angle), leaves=False)
+            script.carry(outside(*place, angle), leaves=False)
             self.state[ident], self.spots[ident] = "table", place
         elif verb in ("hide", "reveal"):
             if verb == "hide":
                 self._cover(ident, start)
             cloth = self.cloths[self.cloth_of[ident]]
             visit.target = cloth
-            _Motion(self, cloth, start, end).carry(
-                _outside(track.x[start], track.y[start], angle), leaves=verb == "reveal"
+            Motion(self.rng, self.fps, cloth, start, end).carry(
+                outside(track.x[start], track.y[start], angle), leaves=verb == "reveal"
             )
             if verb == "reveal":
                 del self.cloth_of[ident]
@@ -337,7 +296,7 @@ class _Planner:
         return True
 
     def _perform_held(self, verb: str, thing: Object, start: int, end: int) -> bool:
-        script = _Motion(self, self.tracks[thing.id], start, end)
+        script = Motion(self.rng, self.fps, self.tracks[thing.id], start, end)
         if verb == "drop":
             visit = self.held.pop(thing.id)
             visit.release = start
@@ -408,34 +367,12 @@ class _Planner:
     def scene(self, split: str, index: int) -> Scene:
         """Adds idle hands and gathers everything."""
         self._idle_hands()
-        colour = generator(self.config, split, index, "colours")
-        layers = [
-            Layer(o.shape, _object_colours(o.shape, o.colour), self.tracks[o.id], pivot=0.4) for o in self.objects
-        ]
-        stripe = {shapes.PALE: (238, 232, 220)}
-        fabrics = ((96, 128, 150), (150, 96, 84), (206, 196, 172), (96, 124, 96), (120, 104, 140))
-        first = int(colour.integers(len(fabrics)))
-        for n, cloth in enumerate(self.cloths):
-            layers.append(Layer("cloth", {shapes.PRIMARY: fabrics[(first + n) % 5], **stripe}, cloth))
-        for slot in range(HANDS):
-            skin = shapes.SKIN_TONES[int(colour.integers(len(shapes.SKIN_TONES)))]
-            sleeve = shapes.SLEEVES[int(colour.integers(len(shapes.SLEEVES)))]
-            nail = tuple(min(255, int(0.72 * v + 0.28 * w)) for v, w in zip(skin, (255, 214, 204), strict=True))
-            cuff = tuple(min(255, int(1.25 * v + 24)) for v in sleeve)
-            colours = {shapes.SKIN: skin, shapes.NAIL: nail, shapes.SLEEVE: sleeve, shapes.PALE: cuff}
-            layers.append(Layer("hand", colours, self._hand_track(slot)))
+        hands = [hand_track(self.visits, slot, frames=self.frames, fps=self.fps) for slot in range(HANDS)]
+        look = generator(self.config, split, index, "colours")
+        layers = dressed(self.objects, list(self.tracks.values()), self.cloths, hands, look)
         camera = camera_path(self.rng, self.config, self.frames)
-        return Scene(
-            self.config,
-            split,
-            index,
-            self.frames,
-            tuple(self.objects),
-            tuple(self.events),
-            tuple(layers),
-            tuple(self.streams),
-            camera,
-        )
+        objects, events, streams = tuple(self.objects), tuple(self.events), tuple(self.streams)
+        return Scene(self.config, split, index, self.frames, objects, events, layers, streams, camera)
 
     def _idle_hands(self) -> None:
         """A hand that comes, hovers and goes without touching anything: presence of a hand proves no event."""
@@ -453,29 +390,6 @@ class _Planner:
                 point.hold(0, x=x, y=y)
                 self.visits.append(Visit(slot, self._arm_angle(x), start, start + stay, point))
 
-    def _hand_track(self, slot: int) -> Track:
-        track = Track(self.frames, HAND_SCALE)
-        before, after = round(APPROACH_S * self.fps), round(WITHDRAW_S * self.fps)
-        for visit in (v for v in self.visits if v.slot == slot):
-            idle = visit.target.extent == 0.0
-            first = visit.grab - before if visit.comes else visit.grab
-            final = visit.release + after if visit.goes else visit.release
-            for i in range(max(0, first), min(self.frames, final + 1)):
-                anchor = min(max(i, visit.grab), visit.release, self.frames - 1)
-                gx, gy = visit.target.grip(anchor)
-                away = 0.0
-                if i < visit.grab:
-                    away = 1 - _ease((i - first) / before)
-                elif i > visit.release:
-                    away = _ease((i - visit.release) / after)
-                ox, oy = _outside(gx, gy, visit.angle)
-                track.x[i], track.y[i] = gx + away * ox, gy + away * oy
-                track.z[i] = 0.0
-                track.angle[i] = visit.angle
-                track.pose[i] = visit.grab <= i < visit.release and not idle
-                track.present[i] = True
-        return track
-
 
 _WEIGHT = {  # evens out how often each verb happens: some rarely find room or the right object
     "slide left": 2.4,
@@ -491,145 +405,3 @@ _WEIGHT = {  # evens out how often each verb happens: some rarely find room or t
     "shake": 0.7,
     "lift": 0.9,
 }
-
-
-def _ease(u: float) -> float:
-    u = min(max(u, 0.0), 1.0)
-    return u * u * (3 - 2 * u)
-
-
-def _outside(x: float, y: float, angle: float) -> tuple[float, float]:
-    """The shift along the arm that takes a hand at (x, y) out of the picture."""
-    fx, fy = math.sin(angle), math.cos(angle)
-    ways = [(1.42 - y) / fy]
-    if fx > 0.2:
-        ways.append((STAGE_WIDTH + 0.42 - x) / fx)
-    if fx < -0.2:
-        ways.append((x + 0.42) / -fx)
-    far = min(ways)
-    return fx * far, fy * far
-
-
-def _object_colours(shape: str, colour: str) -> dict[int, tuple[int, int, int]]:
-    rgb = shapes.COLOURS[colour]
-    pale = (70, 70, 78) if colour == "white" else (240, 234, 222)
-    return {
-        shapes.PRIMARY: rgb,
-        shapes.INSIDE: tuple(int(0.85 * v) for v in rgb),
-        shapes.PALE: pale,
-        shapes.DARK: (36, 36, 40) if colour != "black" else (150, 150, 156),
-        shapes.BEAK: (238, 132, 24) if colour not in ("orange", "red") else (250, 205, 60),
-    }
-
-
-class _Motion:
-    """Writes one event's motion into a track, from its first to its last frame, and leaves the end state behind it."""
-
-    def __init__(self, planner: _Planner, track: Track, start: int, end: int):
-        self.planner, self.track, self.start, self.end = planner, track, start, end
-        self.x, self.y, self.z = track.x[start], track.y[start], track.z[start]
-        self.scale = track.scale[start]
-
-    def _each(self):
-        for i in range(self.start, self.end + 1):
-            yield i, (i - self.start) / (self.end - self.start)
-
-    def move(self, x: float, y: float) -> None:
-        for i, u in self._each():
-            self.track.x[i], self.track.y[i] = self.x + (x - self.x) * _ease(u), self.y + (y - self.y) * _ease(u)
-        self.track.hold(self.end, x=x, y=y)
-
-    def lift(self) -> None:
-        height = self.planner._uniform(0.17, 0.24)
-        for i, u in self._each():
-            self.track.z[i] = height * _ease(u)
-        self.track.hold(self.end, z=height)
-
-    def drop(self) -> None:
-        for i, u in self._each():
-            fall = 1 - (u / 0.42) ** 2
-            bounce = 4 * 0.24 * ((u - 0.42) / 0.34) * (1 - (u - 0.42) / 0.34)
-            again = 4 * 0.07 * ((u - 0.76) / 0.24) * (1 - (u - 0.76) / 0.24)
-            self.track.z[i] = self.z * max(0.0, fall if u < 0.42 else bounce if u < 0.76 else again)
-        self.track.hold(self.end, z=0.0)
-
-    def spin(self) -> None:
-        turns = (1 if self.planner.rng.random() < 0.5 else -1) * max(
-            1, round((self.end - self.start) / self.planner.fps / 1.1)
-        )
-        for i, u in self._each():
-            self.track.angle[i] = 2 * math.pi * turns * _ease(u)
-            self.track.z[i] = 0.05 * min(1.0, 5 * u, 5 * (1 - u))
-        self.track.hold(self.end, angle=0.0, z=0.0)
-
-    def _scale_to(self, scale: float) -> None:
-        for i, u in self._each():
-            self.track.scale[i] = self.scale + (scale - self.scale) * _ease(u)
-        self.track.hold(self.end, scale=scale)
-
-    def grow(self) -> None:
-        self._scale_to(self.scale * 1.5)
-
-    def shrink(self) -> None:
-        self._scale_to(self.scale / 1.5)
-
-    def shake(self) -> None:
-        rate = self.planner._uniform(2.3, 3.0) / self.planner.fps
-        for i, u in self._each():
-            swing = min(1.0, 6 * u, 6 * (1 - u)) * math.sin(2 * math.pi * rate * (i - self.start))
-            self.track.x[i] = self.x + 0.045 * swing
-            self.track.angle[i] = -0.24 * swing
-        self.track.hold(self.end, x=self.x, angle=0.0)
-
-    def carry(self, away: tuple[float, float], *, leaves: bool) -> None:
-        """Taken out of the picture along an arm, or brought in; settles on or rises from the table by the way."""
-        for i, u in self._each():
-            v = u if leaves else 1 - u
-            gone = _ease((v - 0.2) / 0.8)
-            self.track.x[i] = self.x + away[0] * gone
-            self.track.y[i] = self.y + away[1] * gone
-            self.track.z[i] = 0.17 * _ease(v / 0.45)
-            self.track.present[i] = True
-        self.track.hold(self.end, x=self.x, y=self.y, z=0.0, present=not leaves)
-
-    def collide(self, thing: Object, struck) -> tuple[int, tuple[str, ...]]:
-        other, (cx, cy), (kx, ky) = struck
-        hit, track = self.planner.tracks[other.id], self.track
-        bx, by = hit.x[self.start], hit.y[self.start]
-        back = (cx - 0.12 * (kx - bx), cy - 0.12 * (ky - by))
-        for i, u in self._each():
-            if u < 0.55:
-                v = (u / 0.55) ** 1.7
-                track.x[i], track.y[i] = self.x + (cx - self.x) * v, self.y + (cy - self.y) * v
-            else:
-                v = 1 - (1 - (u - 0.55) / 0.45) ** 2
-                track.x[i], track.y[i] = cx + (back[0] - cx) * v, cy + (back[1] - cy) * v
-                hit.x[i], hit.y[i] = bx + (kx - bx) * v, by + (ky - by) * v
-                hit.angle[i] = 0.22 * math.sin(math.pi * 2 * v) * (1 - v) * (1 if kx > bx else -1)
-        track.hold(self.end, x=back[0], y=back[1])
-        hit.hold(self.end, x=kx, y=ky, angle=0.0)
-        self.planner.spots[thing.id], self.planner.spots[other.id] = back, (kx, ky)
-        dx, dy = cx - self.x, cy - self.y
-        also = ["slide left" if dx < 0 else "slide right"] if abs(dx) > 0.05 else []
-        also += ["slide up" if dy < 0 else "slide down"] if abs(dy) > 0.05 else []
-        return other.id, tuple(also)
-
-    def pour(self, thing: Object, vessel: Object) -> Stream:
-        goal, track = self.planner.tracks[vessel.id], self.track
-        side = -1 if self.x < goal.x[self.start] else 1
-        into = goal.extent * goal.scale[self.start] * nearness(goal.y[self.start])
-        tall = track.extent * self.scale * nearness(goal.y[self.start])
-        x = goal.x[self.start] + side * 0.46 * tall
-        y, z = goal.y[self.start] + 0.01, 0.50 * into + 0.22 * tall
-        for i, u in self._each():
-            out = _ease(u / 0.26) * _ease((1 - u) / 0.26)
-            track.x[i] = self.x + (x - self.x) * out
-            track.y[i] = self.y + (y - self.y) * out
-            track.z[i] = z * _ease(u / 0.2) * _ease((1 - u) / 0.2)
-            track.angle[i] = side * 1.95 * _ease((u - 0.26) / 0.14) * _ease((0.76 - u) / 0.14)
-        track.hold(self.end, x=self.x, y=self.y, z=0.0, angle=0.0)
-        length = self.end - self.start
-        return Stream(thing.id, vessel.id, self.start + round(0.38 * length), self.start + round(0.66 * length))
-
-
-__all__ = ["GRIP_HEIGHT", "Scene", "Stream", "plan"]

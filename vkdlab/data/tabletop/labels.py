@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-
 from vkdlab.files import read_json
 
 
@@ -49,7 +48,7 @@ class VideoAnnotations:
     boxes: np.ndarray = field(repr=False)
     """float32 (t, n, 4): x0, y0, x1, y1 in pixels around what is visible, NaN where nothing is."""
     affines: np.ndarray = field(repr=False)
-    """float64 (t, 1 + n, 2, 3): from a thing's own plane to pixels, centres of pixels at half numbers; 0 is the table."""
+    """float64 (t, 1 + n, 2, 3): from a thing's plane to pixels, pixel centres at half numbers; 0 is the table."""
     events: tuple[dict[str, Any], ...] = field(repr=False)
     """Events: id, verb, object, other (instance numbers), start_s, end_s, hand, also, paraphrases."""
     queries: tuple[dict[str, Any], ...] = field(repr=False)

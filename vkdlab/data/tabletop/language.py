@@ -1,7 +1,8 @@
 """What can be said about a video: clauses, names for objects, and queries that name exactly one moment (ours).
 
 A query is kept as its sentence and as `logic`, what the sentence means, so that a resolver can be held against it:
-`{"verb", "object", "other", "ordinal", "relation", "anchor"}`, where objects are given by the attributes that the sentence mentions.
+`{"verb", "object", "other", "ordinal", "relation", "anchor"}`, where objects are given by the attributes that the
+sentence mentions.
 """
 
 from __future__ import annotations
@@ -238,13 +239,13 @@ def _ordinal(event, story, rng):
 
 
 def _related(event, story, rng, relation: str, forms: tuple[str, ...], holds):
-    """A statement that a relation to another, unmistakable event makes unique; preferred where it is not unique alone."""
+    """A statement that a relation to another, unmistakable event makes unique, the object left open if it can be."""
     for anything in (True, False):
         statement = describe(event, story, rng, anything=anything)
         exact, doubtful = matching(statement, story)
         for index in rng.permutation(len(story.events)):
             anchor = story.events[index]
-            if anchor is event or anchor.object == event.object and relation == "while":
+            if anchor is event or (anchor.object == event.object and relation == "while"):
                 continue
             mention = describe(anchor, story, rng)
             if only(mention, story) is not anchor or holds(event, anchor) != "yes":

@@ -1,4 +1,4 @@
-"""Multiple-choice questions whose wrong options happen elsewhere in the same video, so that words alone do not help (ours)."""
+"""Multiple-choice questions whose wrong options happen elsewhere in the same video: words alone do not help (ours)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def questions(scene: Scene, story: Story, rng: np.random.Generator) -> list[dict
     """At most one question of each type.
 
     Returns:
-        Rows with `question`, `options`, `answer` (index), `kind`, `evidence` (numbers of the first and the last event, None for all of the video).
+        Rows with `question`, `options`, `answer` (index), `kind`, `evidence` (numbers of the first and the last event;
+        None means all of the video).
     """
     makers = (_what, _which, _order, _count, _where)
     return [row for maker in makers if (row := maker(scene, story, rng))]
@@ -142,7 +143,7 @@ def _order(scene: Scene, story: Story, rng) -> dict[str, Any] | None:
 
 
 def _count(scene: Scene, story: Story, rng) -> dict[str, Any] | None:
-    """Counts are drawn first and then what to count, so that each answer is as frequent; "not at all" needs the whole video as evidence."""
+    """The count is drawn first and then what to count, so that each answer is as frequent."""
     subjects: dict[int, list[tuple[str, list[Event]]]] = {0: [], 1: [], 2: []}
     for verb in _WHICH:
         exact, doubtful = matching({"verb": verb, "object": {}, "other": None}, story)

@@ -1,7 +1,7 @@
 """From a scene to pictures and masks: warps sprites, throws shadows, lights and disturbs the picture (ours).
 
-Pictures may differ in the last bit between machines (OpenCV chooses its own arithmetic); masks, boxes and affine maps may not, so they are
-computed here with plain NumPy from rounded numbers.
+Pictures may differ in the last bit between machines (OpenCV chooses its own arithmetic); masks, boxes and affine maps
+may not, so they are computed here with plain NumPy from rounded numbers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def masks(scene: Scene, maps: np.ndarray) -> np.ndarray:
 
 
 def boxes(mask: np.ndarray, instances: int) -> np.ndarray:
-    """Tight boxes of what is visible: float32 (t, n, 4), x0 y0 x1 y1 in pixels, NaN where nothing is; instance 1 comes first."""
+    """Tight boxes of what is visible: float32 (t, n, 4), x0 y0 x1 y1 in pixels, NaN where nothing is."""
     frames, height, width = mask.shape
     out = np.full((frames, instances, 4), np.nan, np.float32)
     ids = np.arange(1, instances + 1)
@@ -206,7 +206,7 @@ class Renderer:
         for stream in self.scene.streams:
             if not stream.start_frame <= i <= stream.end_frame:
                 continue
-            source, target = self.scene.layers[stream.source - 1].track, self.scene.layers[stream.target - 1].track
+            target = self.scene.layers[stream.target - 1].track
             height = shapes.MOUTH_HEIGHT[self.scene.layers[stream.source - 1].kind]
             anchor = sprite_of(self.scene.layers[stream.source - 1]).anchor
             mouth = self.maps[i, stream.source] @ np.array(
@@ -231,7 +231,7 @@ class Renderer:
     def _vignette(self) -> np.ndarray:
         y, x = np.mgrid[0 : self.height, 0 : self.width].astype(np.float32)
         x, y = x / self.width - 0.5, y / self.height - 0.5
-        falloff = 1.05 - 0.62 * (x * x + y * y) - 0.12 * x * (1 if self.rng.random() < 0.5 else -1) - 0.08 * y
+        falloff = 1.13 - 0.62 * (x * x + y * y) - 0.12 * x * (1 if self.rng.random() < 0.5 else -1) - 0.08 * y
         return falloff.astype(np.float32)
 
     @cached_property

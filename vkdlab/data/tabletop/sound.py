@@ -1,4 +1,4 @@
-"""The audio track: every verb has its own gesture and every material its own voice, synthesised from noise and partials (ours)."""
+"""The audio track: every verb has its own gesture, every material its own voice, made of noise and partials (ours)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What stands on the table and how it is seen: configurations, objects, tracks and the affine maps into the picture (ours).
+"""What stands on the table and how it is seen: configurations, objects, tracks, affine maps into the picture (ours).
 
-Lengths are in picture heights: the stage is 4/3 wide and 1 high, x to the right and y down the picture (which is towards the viewer on the table);
-z is height above the table, drawn as a shift up the picture.
+Lengths are in picture heights: the stage is 4/3 wide and 1 high, x to the right and y down the picture (which is
+towards the viewer on the table); z is height above the table, drawn as a shift up the picture.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ MATERIALS = {
     "duck": "squeaky rubber",
 }
 STAGE_WIDTH = 4 / 3
-HAND_SCALE = 0.46
-GRIP_HEIGHT = 0.40
+HAND_SCALE = 0.36
+GRIP_HEIGHT = 0.24
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _gingham(rng, x, y):
     across, down = (np.clip(0.5 + 7 * np.sin(2 * np.pi * w / pitch), 0, 1) for w in (u, v))
     weave = 0.06 * (np.sin(u * 420) * np.sin(v * 420)) + 0.08 * noise(rng, x.shape, cells=(70, 90), octaves=1)
     top = _mix((234, 228, 214), colour, 0.42 * (across + down))
-    return top * (0.92 + weave + 0.32 * folds)[..., None]
+    return top * (0.84 + weave + 0.32 * folds)[..., None]
 
 
 def _marble(rng, x, y):
@@ -192,10 +192,8 @@ def _note(rng, top, unit):
     )
     for row in (-0.4, -0.1, 0.2, 0.5):
         line = (np.array([[-0.75, row], [0.2 + 0.5 * rng.random(), row]]) * half @ spin.T) * (1, 0.79) + (x, y)
-        draw = lambda m, line=line: cv2.polylines(
-            m, [np.round(line * 16).astype(np.int32)], False, 0.6, 1, cv2.LINE_8, 4
-        )  # noqa: E731
-        _paste(top, draw, colour * 0.5, lift=0)
+        ends = [np.round(line * 16).astype(np.int32)]
+        _paste(top, lambda m, ends=ends: cv2.polylines(m, ends, False, 0.6, 1, cv2.LINE_8, 4), colour * 0.5, lift=0)
 
 
 _DECORATIONS = (_coin, _leaf, _pencil, _note)

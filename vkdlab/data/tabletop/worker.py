@@ -1,4 +1,4 @@
-"""One building process: reads `split index` lines, makes these videos, answers each with `null` or what went wrong (ours)."""
+"""One building process: reads `split index` lines, makes these videos, answers `null` or what went wrong (ours)."""
 
 from __future__ import annotations
 
