@@ -377,7 +377,7 @@ def test_a_monitor_that_is_not_a_number_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "epochs is 0, expected 1 or more"),
+        ("epochs", 0, "epochs is 0, expected a finite number, 1 or more"),
         ("batch_size", -1, "batch_size is -1"),
         ("lr", 0.0, "lr is 0.0, expected a finite number above 0"),
         ("lr", math.nan, "lr is nan"),
@@ -391,6 +391,21 @@ def test_a_monitor_that_is_not_a_number_is_refused(tmp_path):
 )
 def test_a_configuration_that_makes_no_sense_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 2.5, "epochs is 2.5, a float; expected int"),
+        ("lr", "0.1", "lr is '0.1', a str; expected a number"),
+        ("seed", True, "seed is True, a bool; expected int"),
+        ("maximise", 1, "maximise is 1, a int; expected bool"),
+        ("batch_size", None, "batch_size is None, a NoneType; expected int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(field, value, message):
+    with pytest.raises(TypeError, match=message):
         TrainConfig(**{field: value})
 
 

@@ -39,7 +39,7 @@ class Points(torch.utils.data.Dataset):
 
 
 class Classifier(nn.Module):
-    """A network with dropout, batch norm and an unused parameter; `pause_s` makes its steps slow enough to be killed."""
+    """A network with dropout, batch norm and an unused parameter; `pause_s` makes steps slow enough to be killed."""
 
     def __init__(self, *, width=16, pause_s=0.0):
         super().__init__()

@@ -39,7 +39,7 @@ class State:
     """Samples seen in that epoch."""
     seconds: float = 0.0
     """Time spent in that epoch, interruptions left out."""
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, int | float]] = field(default_factory=list)
     """History: one row per finished epoch."""
     best_epoch: int = 0
     """The epoch, from 1, with the best validation metric; 0 before the first."""

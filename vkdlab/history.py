@@ -21,7 +21,7 @@ class History:
         best_epoch: the epoch whose weights were kept.
     """
 
-    def __init__(self, rows: list[dict[str, float]], *, best_epoch: int) -> None:
+    def __init__(self, rows: list[dict[str, int | float]], *, best_epoch: int) -> None:
         self.rows = rows
         self.best_epoch = best_epoch
 
@@ -29,7 +29,7 @@ class History:
         return f"History({len(self.rows)} epochs, best {self.best_epoch})"
 
     @property
-    def best(self) -> dict[str, float]:
+    def best(self) -> dict[str, int | float]:
         """The row of the best epoch."""
         return self.rows[self.best_epoch - 1]
 

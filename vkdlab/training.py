@@ -47,13 +47,13 @@ class TrainConfig:
     """Samples a step at most; the samples of an epoch are spread evenly over its steps."""
     lr: float = 1e-3
     """Learning rate of AdamW after warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: int | float = 0.01
     """Of weights with two axes or more; norms and biases are never decayed."""
-    warmup_epochs: float = 0.5
+    warmup_epochs: int | float = 0.5
     """Epochs over which the learning rate rises linearly from 0."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate goes after warm-up; cosine and linear end at 0."""
-    clip_norm: float | None = 1.0
+    clip_norm: int | float | None = 1.0
     """Greatest norm of all gradients together; None for no limit."""
     patience: int | None = None
     """Epochs without a better `monitor` after which training stops; None to train all epochs."""
@@ -73,25 +73,37 @@ class TrainConfig:
     """Processes that load batches ahead; 0 loads in the loop."""
     checkpoint_every_epochs: int = 1
     """Epochs between checkpoints; 0 for none at the end of an epoch."""
-    checkpoint_every_s: float = 60.0
+    checkpoint_every_s: int | float = 60.0
     """Seconds between checkpoints within an epoch."""
 
     def __post_init__(self) -> None:
         for name, allowed in get_type_hints(type(self)).items():
-            if (choices := get_args(allowed)) and isinstance(choices[0], str) and getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(repr, choices))}")
-        least = {"epochs": 1, "batch_size": 1, "patience": 1, "num_threads": 1, "weight_decay": 0, "warmup_epochs": 0}
-        least |= {"seed": 0, "workers": 0, "checkpoint_every_epochs": 0, "checkpoint_every_s": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= bound:
-                raise ValueError(f"{name} is {value}, expected {bound} or more")
-        for name in ("lr", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}, expected a finite number above 0")
+            value, options = getattr(self, name), get_args(allowed) or (allowed,)
+            if isinstance(options[0], str):
+                if value not in options:
+                    raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, options))}")
+            elif not (value is None and type(None) in options):
+                accepted = (int, float) if float in options else options[0]
+                if not isinstance(value, accepted) or isinstance(value, bool) != (options[0] is bool):
+                    raise TypeError(
+                        f"{name} is {value!r}, a {type(value).__name__}; expected {'a number' if float in options else options[0].__name__}"
+                    )
+                if name in _LEAST and not _LEAST[name] <= value < math.inf:
+                    raise ValueError(f"{name} is {value}, expected a finite number, {_LEAST[name]} or more")
+                if name in ("lr", "clip_norm") and not 0 < value < math.inf:
+                    raise ValueError(f"{name} is {value}, expected a finite number above 0")
 
 
+_LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "patience": 1,
+    "num_threads": 1,
+    "weight_decay": 0,
+    "warmup_epochs": 0,
+    "seed": 0,
+}
+_LEAST |= {"workers": 0, "checkpoint_every_epochs": 0, "checkpoint_every_s": 0}
 _WITHOUT_EFFECT = ("workers", "checkpoint_every_epochs", "checkpoint_every_s")
 
 
@@ -398,7 +410,7 @@ def _check_monitor(found: dict[str, Mean], config: TrainConfig, *, epoch: int | 
         )
 
 
-def _better(row: dict[str, float], best: dict[str, float], config: TrainConfig) -> bool:
+def _better(row: dict[str, int | float], best: dict[str, int | float], config: TrainConfig) -> bool:
     gain = row[f"val/{config.monitor}"] - best[f"val/{config.monitor}"]
     return gain > 0 if config.maximise else gain < 0
 
