@@ -134,6 +134,11 @@ class FeatureStore:
         self.folder = folder
         self.manifest = manifest
 
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> FeatureStore:
+        """Opens a folder as it is; `open_features` also checks it against what is expected."""
+        return cls(Path(folder), manifest=FeatureManifest.load(folder))
+
     def path(self, video_id: str) -> Path:
         """The video's file; characters that no file name may hold are percent-encoded."""
         return self.folder / f"{quote(video_id, safe=' ')}{SUFFIXES[self.manifest.layout]}"
@@ -199,7 +204,7 @@ def open_features(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder of features. Extract them, or correct the path.")
-    store = FeatureStore(folder, manifest=FeatureManifest.load(folder))
+    store = FeatureStore.open(folder)
     if expect is not None and (differences := store.manifest.differences(expect)):
         raise FeatureMismatch(
             f"the features in {folder} are not those asked for:\n  "

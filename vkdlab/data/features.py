@@ -6,16 +6,11 @@ here too.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
+from contextlib import closing
 from hashlib import sha256
 from itertools import pairwise
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +25,7 @@ from ..files import atomic_path, cache_dir, hash_of
 from .datasets import Dataset, Video
 from .encoders import Encoder, clip_encoder
 from .feature_store import FeatureManifest, FeatureMismatch, FeatureStore, first_of, num_clips, open_features, videos_of
+from .feature_worker import extract_in_processes
 from .sentences import Sentences, sentence_features
 from .video import FrameReader, VideoError
 
@@ -165,55 +161,17 @@ def _extract_all(
 ) -> list[str]:
     workers = min(workers or (1 if len(todo) <= 8 else os.cpu_count() or 1), len(todo))
     if workers > 1:
-        results = _in_processes(store, todo, workers)
+        results = extract_in_processes(store, todo, workers=workers)
     else:
-        results = (_extract_one(store, video, encoder) for video in todo)
-    bar = tqdm(results, desc=f"{encoder.name} features", unit="video", total=len(todo), disable=not (progress and todo))
-    return sorted(problem for problem in bar if problem)
+        results = (extract_one(store, video, encoder) for video in todo)
+    with closing(results):
+        shown = progress and bool(todo)
+        bar = tqdm(results, desc=f"{encoder.name} features", unit="video", total=len(todo), disable=not shown)
+        return sorted(problem for problem in bar if problem)
 
 
-def _in_processes(store: FeatureStore, todo: list[Video], workers: int) -> Iterator[str]:
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(store.manifest.extractor,),
-    )
-    try:
-        longest_first = sorted(todo, key=lambda video: -video.duration_s)
-        for done in as_completed([pool.submit(_work, store, video) for video in longest_first]):
-            yield done.result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process that extracts features ended before its work was done. In a script, call extract below "
-            "`if __name__ == '__main__':`; if the memory is short, pass workers=1. What was finished is kept."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_encoder: Encoder | None = None
-
-
-def _start_worker(extractor: str) -> None:
-    global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _encoder = clip_encoder(extractor)
-
-
-def _end_with_parent() -> None:
-    # A worker whose parent was killed would wait for work for ever.
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _work(store: FeatureStore, video: Video) -> str:
-    return _extract_one(store, video, _encoder)
-
-
-def _extract_one(store: FeatureStore, video: Video, encoder: Encoder) -> str:
+def extract_one(store: FeatureStore, video: Video, encoder: Encoder) -> str:
+    """Writes one video's features into `store`; gives why the video cannot be read, or "" when all went well."""
     manifest = store.manifest
     try:
         source = _content_id(video.path)
