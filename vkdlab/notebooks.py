@@ -7,6 +7,7 @@ notebook's source, its parameters, vkdlab's code and the data root: a repeated c
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import numbers
@@ -334,10 +335,8 @@ def _cores() -> int:
 
 
 def _require_papermill() -> None:
-    try:
-        import nbconvert  # noqa: F401
-        import papermill  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"running notebooks needs {error.name}: pip install -c constraints.txt -e '.[notebooks]'"
-        ) from None
+    for package in ("papermill", "nbconvert"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"running notebooks needs {package}: pip install -c constraints.txt -e '.[notebooks]'", name=package
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,26 +68,23 @@ def read_source(path: str | os.PathLike) -> Source:
         ValueError: the file is no notebook; the message names it.
         ParameterError: its `parameters` cell holds something else than literals.
     """
-    import nbformat
-
     path = Path(path)
     try:
-        node = nbformat.read(path, as_version=4)
-    except (nbformat.ValidationError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"{path} is no notebook that could be read: {reason}") from error
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no notebook that could be read ({type(error).__name__}: {error})") from error
     headings = (
         line.removeprefix("# ").strip()
-        for cell in node.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
+        for kind, source, _ in sources
+        if kind == "markdown"
+        for line in source.splitlines()
         if line.startswith("# ")
     )
-    tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
-    parameters = read_parameters(tagged[0].source, where=path.name) if tagged else {}
+    tagged = [source for _, source, tags in sources if "parameters" in tags]
     return Source(
         path=path,
         title=next(headings, path.stem),
-        cells=[[cell.cell_type, cell.source] for cell in node.cells],
-        parameters=parameters,
+        cells=[[kind, source] for kind, source, _ in sources],
+        parameters=read_parameters(tagged[0], where=path.name) if tagged else {},
     )

@@ -1,0 +1,332 @@
+"""Notebooks run without a browser: real kernels, real processes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import plotly.graph_objects as go
+import psutil
+import pytest
+import torch
+
+from vkdlab.evidence import Claim, write_evidence
+from vkdlab.files import read_json
+from vkdlab.jobs import RaySlots
+from vkdlab.metrics import Mean
+from vkdlab.notebooks import finish, run
+from vkdlab.series import find, read_source
+from vkdlab.sweeps import ParameterError
+
+from .notebook_writing import write_notebook
+
+FINISH = "from vkdlab.notebooks import finish\n"
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Five notebooks, of which two pass."""
+    folder = tmp_path_factory.mktemp("series")
+    write_notebook(
+        folder / "00_good.ipynb",
+        "import os, sys\nimport plotly.graph_objects as go\nfigure = go.Figure(go.Scatter(y=[1, 2]))\nfigure",
+        FINISH + "finish({'seed': seed, 'rate': rate, 'python': sys.executable, 'here': os.getcwd(), "
+        "'threads': os.environ['OMP_NUM_THREADS']}, {'A <line>': figure})",
+        title="Good & <i>short</i>",
+    )
+    write_notebook(folder / "01_raises.ipynb", "x = 1", "raise ValueError('<script>row</script> 3')")
+    write_notebook(folder / "02_silent.ipynb", "x = 1")
+    write_notebook(folder / "03_nan.ipynb", FINISH + "finish({'R1@0.5': float('nan')})")
+    write_notebook(folder / "04_plain.ipynb", FINISH + "finish({'m': 1})", parameters=None)
+    write_notebook(folder / "05_dies.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(series, tmp_path_factory):
+    return run(folder=series, out=tmp_path_factory.mktemp("run") / "all", slots=2, progress=False)
+
+
+def _by_name(report):
+    return {result.notebook: result for result in report.results}
+
+
+def test_a_failing_notebook_is_kept_with_its_error_and_the_others_go_on(report):
+    assert {name: result.status for name, result in _by_name(report).items()} == {
+        "00_good": "passed", "01_raises": "failed", "02_silent": "failed", "03_nan": "failed", "04_plain": "passed",
+        "05_dies": "failed",
+    }  # fmt: skip
+    assert not report.passed
+    failed = _by_name(report)["01_raises"]
+    assert failed.error["name"] == "ValueError"
+    assert failed.error["message"] == "<script>row</script> 3"
+    assert failed.error["cell"] == 3
+    assert failed.error["source"].startswith("raise ValueError")
+    assert "\x1b" not in failed.error["traceback"]
+    assert (failed.folder / "executed.ipynb").is_file()
+
+
+def test_a_notebook_that_writes_no_metrics_failed(report):
+    assert "its last cell must call vkdlab.notebooks.finish" in _by_name(report)["02_silent"].error["message"]
+
+
+def test_a_metric_that_is_not_finite_fails_the_notebook_and_names_the_metric(report):
+    assert "metric 'R1@0.5' is nan" in _by_name(report)["03_nan"].error["message"]
+    assert not (_by_name(report)["03_nan"].folder / "metrics.json").exists()
+
+
+def test_a_kernel_that_dies_is_a_failure_like_any_other(report):
+    assert _by_name(report)["05_dies"].error["name"] == "DeadKernelError"
+
+
+def test_a_notebook_runs_with_this_interpreter_in_its_own_folder_with_its_share_of_threads(report, series):
+    metrics = _by_name(report)["00_good"].metrics
+    assert metrics["python"] == sys.executable
+    assert metrics["here"] == str(series)
+    assert metrics["threads"] == os.environ["OMP_NUM_THREADS"]
+
+
+def test_an_executed_notebook_is_small_and_carries_no_widget_state(report):
+    path = _by_name(report)["00_good"].folder / "executed.ipynb"
+    assert path.stat().st_size < 100_000
+    assert "widgets" not in read_json(path)["metadata"]
+
+
+def test_a_repeated_call_runs_only_what_did_not_pass(report, series):
+    before = {name: result.finished for name, result in _by_name(report).items()}
+    marks = {name: result.folder.stat().st_mtime_ns for name, result in _by_name(report).items()}
+    again = run(["00", "02"], folder=series, out=report.folder, progress=False)
+    assert [result.notebook for result in again.results] == ["00_good", "02_silent"]
+    assert again.results[0].finished == before["00_good"]
+    assert again.results[0].folder.stat().st_mtime_ns == marks["00_good"]
+    assert again.results[1].folder.stat().st_mtime_ns != marks["02_silent"]
+    assert set(read_json(report.folder / "run.json")["notebooks"]) == set(before)
+    assert [path for path in (report.folder / "jobs").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_default_that_is_given_is_the_same_job_and_another_value_is_not(report, series, tmp_path, monkeypatch):
+    executed = []
+    monkeypatch.setattr("vkdlab.jobs.Children.execute", lambda self, job, on_cell: executed.append(job))
+    run(["00"], folder=series, out=report.folder, parameters={"seed": 0, "rate": 0.5}, progress=False)
+    assert executed == []
+    run(["00"], folder=series, out=report.folder, parameters=["seed=1"], progress=False)
+    run(["00"], folder=series, out=report.folder, data_root=tmp_path, progress=False)
+    folders = {job.folder for job in executed} | {str(_by_name(report)["00_good"].folder)}
+    assert len(folders) == 3
+    assert executed[0].given == {"seed": 1}
+    assert executed[1].environment["VKDLAB_DATA"] == str(tmp_path)
+
+
+def test_a_sweep_runs_the_product_and_writes_tables_and_evidence(tmp_path):
+    path = write_notebook(tmp_path / "06_sweep.ipynb", FINISH + "finish({'R1': seed + (10 if data == 'arid6' else 0)})")
+    report = run([path], sweep=["seed=0..1", "data=tabletop,arid6"], out=tmp_path / "out", slots=2, progress=False)
+    assert [(result.swept, result.metrics["R1"]) for result in report.results] == [
+        ({"seed": 0, "data": "tabletop"}, 0), ({"seed": 0, "data": "arid6"}, 10),
+        ({"seed": 1, "data": "tabletop"}, 1), ({"seed": 1, "data": "arid6"}, 11),
+    ]  # fmt: skip
+    assert report.tables().means["mean"].tolist() == [0.5, 10.5]
+    assert report.tables().differences["difference"].tolist() == [10.0]
+    assert (
+        (tmp_path / "out" / "tables" / "06_sweep-means.csv").read_text().startswith("data,metric,mean,sd,low,high,n\n")
+    )
+    assert (tmp_path / "out" / "tables" / "06_sweep-differences.csv").is_file()
+    assert (
+        report.command
+        == "vkdlab run 06_sweep --sweep seed=0..1 --sweep data=tabletop,arid6 --name demo-sweep-seed-data"
+    )
+    claim = Claim(name="gain", value=10.0, low=9.0, high=11.0, n_seeds=2, target="> 0", met=True)
+    write_evidence(report, path=tmp_path / "evidence.json", claims=[claim])
+    written = read_json(tmp_path / "evidence.json")
+    assert list(written) == ["command", "data", "features", "versions", "machine", "date", "runs", "claims"]
+    assert written["data"] == ["arid6", "tabletop"]
+    assert written["runs"][3]["parameters"]["seed"] == 1
+    assert written["runs"][3]["metrics"] == {"R1": 11}
+    assert written["claims"][0]["n_seeds"] == 2
+
+
+def test_evidence_with_holes_is_refused(report, tmp_path):
+    with pytest.raises(ValueError, match=r"4 jobs of .* did not pass, the first 01_raises"):
+        write_evidence(report, path=tmp_path / "evidence.json", claims=[])
+    assert not (tmp_path / "evidence.json").exists()
+    with pytest.raises(ValueError, match="not met and has no note"):
+        Claim(name="gain", value=0.0, low=None, high=None, n_seeds=1, target="> 0", met=False)
+    with pytest.raises(ValueError, match="low is nan, expected a finite number"):
+        Claim(name="gain", value=0.0, low=math.nan, high=1.0, n_seeds=1, target="> 0", met=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"parameters": ["sede=1"]}, ParameterError, r"00_good\.ipynb has no parameter 'sede'\. Did you mean 'seed'"),
+        ({"parameters": {"seed": "one"}}, ParameterError, r"'seed' expects int \(default 0\), given 'one' \(str\)"),
+        ({"sweep": ["seed=a"]}, ParameterError, "'seed' expects int"),
+        ({"parameters": ["seed=1"], "sweep": ["seed=0..2"]}, ParameterError, "'seed' is set and swept; give it once"),
+        ({"parameters": ["profile=full"], "profile": "demo"}, ParameterError, "'profile' is given twice"),
+        ({"parameters": {"profile": "full"}, "profile": "demo"}, ParameterError, "profile is given twice"),
+        ({"slots": 0}, ValueError, "slots must be at least 1, given 0"),
+        ({"executor": "cloud"}, ValueError, "executor is 'local' or 'ray', given 'cloud'"),
+        ({"data_root": "nowhere"}, FileNotFoundError, "data root nowhere is no folder; correct --data-root"),
+        ({"name": "../up"}, ValueError, r"a run's name is letters, digits .* given '\.\./up'"),
+    ],
+)
+def test_a_wrong_call_stops_before_anything_starts(series, tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        run(["00_good"], folder=series, out=tmp_path / "out", progress=False, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parameter_that_one_of_several_notebooks_lacks_is_refused(series, tmp_path):
+    with pytest.raises(ParameterError, match=r"04_plain\.ipynb has no cell tagged `parameters`, so 'seed'"):
+        run(["00", "04"], folder=series, out=tmp_path / "out", parameters=["seed=1"], progress=False)
+
+
+def test_notebooks_are_found_by_number_name_and_path(series):
+    assert [path.stem for path in find(folder=series)][:2] == ["00_good", "01_raises"]
+    good = series / "00_good.ipynb"
+    assert find(["00", "00_good", "00_good.ipynb", good], folder=series) == [good]
+    with pytest.raises(
+        FileNotFoundError, match=r"no notebook '01_raise'\. Did you mean '01_raises'\? In .*: 00_good, 01_"
+    ):
+        find(["01_raise"], folder=series)
+    with pytest.raises(FileNotFoundError, match="there are no notebooks in"):
+        find(folder=series / "nowhere")
+
+
+def test_two_notebooks_of_one_name_are_refused(tmp_path):
+    paths = [write_notebook(tmp_path / place / "a.ipynb") for place in ("x", "y")]
+    with pytest.raises(ValueError, match="have the same name"):
+        find(paths)
+
+
+@pytest.mark.parametrize("content", ["", "no json", '{"cells": 3}', "[]"])
+def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
+    path = tmp_path / "broken.ipynb"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"broken\.ipynb is no notebook that could be read"):
+        read_source(path)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_starts(series, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/out cannot be written: .*Choose another folder"):
+        run(["00"], folder=series, out=tmp_path / "file" / "out", progress=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for this user")
+def test_a_read_only_folder_is_named_before_anything_starts(series, tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(OSError, match=r"cannot be written: Permission denied\. Choose another folder"):
+        run(["00"], folder=series, out=tmp_path / "out", progress=False)
+
+
+def test_two_runs_do_not_write_to_one_folder(series, tmp_path):
+    from filelock import FileLock
+
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(OSError, match="another run is writing to .*: wait until it has ended, or choose another --name"),
+    ):
+        run(["00"], folder=series, out=tmp_path, progress=False)
+
+
+def test_a_notebook_over_its_time_limit_is_stopped_and_failed(tmp_path):
+    path = write_notebook(tmp_path / "slow.ipynb", "import time; time.sleep(600)", parameters=None)
+    begun = time.monotonic()
+    report = run([path], out=tmp_path / "out", timeout_s=4, progress=False)
+    assert report.results[0].error["message"] == "stopped after 4 s, the limit for one notebook"
+    assert time.monotonic() - begun < 30
+
+
+def _kernels_below(pid):
+    return [child for child in psutil.Process(pid).children(recursive=True) if "ipykernel_launcher" in child.cmdline()]
+
+
+def _wait_for(condition, *, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_keeps_what_ended_leaves_no_kernel_and_goes_on(tmp_path, how):
+    quick = write_notebook(tmp_path / "00_quick.ipynb", FINISH + "finish({'m': 1})", parameters=None)
+    mark = tmp_path / "started"
+    wait = f"import pathlib, time\nmark = pathlib.Path({str(mark)!r})\nif not mark.exists():\n    mark.touch()\n    time.sleep(600)"
+    slow = write_notebook(tmp_path / "01_slow.ipynb", wait, FINISH + "finish({'m': 2})", parameters=None)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "vkdlab.cli", "run", str(quick), str(slow), "--out", str(out), "--slots", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        _wait_for(mark.exists)
+        kernels = _kernels_below(process.pid)
+        assert len(kernels) == 1
+        process.send_signal(how)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    _wait_for(lambda: not any(kernel.is_running() for kernel in kernels), seconds=10)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Stopped. What had ended is kept; the same command goes on from there." in error
+        assert "Traceback" not in error
+    _wait_for(lambda: [path.name[:8] for path in (out / "jobs").iterdir()] == ["00_quick"], seconds=10)
+    (first,) = (out / "jobs").glob("00_quick*/job.json")
+    before = first.stat().st_mtime_ns
+    report = run([quick, slow], out=out, slots=1, progress=False)
+    assert report.passed
+    assert first.stat().st_mtime_ns == before
+
+
+def test_ray_that_is_not_installed_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"executor 'ray' needs Ray: pip install .*\[ray\]"):
+        RaySlots(1)
+
+
+def test_jobs_run_as_ray_tasks(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    path = write_notebook(tmp_path / "a.ipynb", FINISH + "finish({'m': seed})")
+    report = run([path], sweep={"seed": [0, 1]}, out=tmp_path / "out", executor="ray", slots=2, progress=False)
+    assert [result.metrics["m"] for result in report.results] == [0, 1]
+
+
+def test_finish_writes_numbers_and_figures_into_the_job_and_shows_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("VKDLAB_JOB_DIR", str(tmp_path))
+    mean = Mean.of(torch.tensor([0.25, 0.75]))
+    summary = finish({"R1": mean, "n": torch.tensor(3), "set": "<a>", "none": None}, {"T": go.Figure(go.Bar(y=[1]))})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"R1": 0.5, "n": 3, "set": "<a>", "none": None}
+    assert json.loads((tmp_path / "figures.json").read_text())["T"]["data"][0]["y"] == [1]
+    assert repr(summary) == "R1    0.5\nn     3\nset   <a>\nnone  –"
+    assert "<td>&lt;a&gt;</td>" in summary._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "figures", "error", "message"),
+    [
+        ({}, {}, ValueError, "at least one metric"),
+        ({"a": math.inf}, {}, ValueError, "metric 'a' is inf, expected a finite number; give None"),
+        ({"a": Mean.of(torch.zeros(0))}, {}, ValueError, "metric 'a' is nan"),
+        ({"a": [1, 2]}, {}, TypeError, "metric 'a' is a list, expected a number, a text or None"),
+        ({"a": 1}, {"f": "plot"}, TypeError, "figure 'f' is a str, expected a plotly figure"),
+    ],
+)
+def test_finish_refuses_what_cannot_be_compared(tmp_path, monkeypatch, metrics, figures, error, message):
+    monkeypatch.setenv("VKDLAB_JOB_DIR", str(tmp_path))
+    with pytest.raises(error, match=message):
+        finish(metrics, figures)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finish_needs_neither_papermill_nor_jupyter():
+    code = (
+        "import sys; from vkdlab.notebooks import finish; "
+        "print([name for name in ('papermill', 'nbformat', 'jupyter_client', 'torch', 'plotly') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.home())
+    assert found.stdout.strip() == "[]"
