@@ -85,9 +85,8 @@ class TrainConfig:
             elif not (value is None and type(None) in options):
                 accepted = (int, float) if float in options else options[0]
                 if not isinstance(value, accepted) or isinstance(value, bool) != (options[0] is bool):
-                    raise TypeError(
-                        f"{name} is {value!r}, a {type(value).__name__}; expected {'a number' if float in options else options[0].__name__}"
-                    )
+                    kind = "a number" if float in options else options[0].__name__
+                    raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {kind}")
                 if name in _LEAST and not _LEAST[name] <= value < math.inf:
                     raise ValueError(f"{name} is {value}, expected a finite number, {_LEAST[name]} or more")
                 if name in ("lr", "clip_norm") and not 0 < value < math.inf:
