@@ -1,0 +1,40 @@
+"""`import vkdlab` costs at most 0.3 s beyond `import torch`."""
+
+import statistics
+import subprocess
+import sys
+
+from vkdlab.files import project_root, write_json
+from vkdlab.runs import machine
+
+ROUNDS = 9
+LIMIT_S = 0.3
+PROGRAM = """
+import resource, time
+started = time.perf_counter()
+import {module}
+spent = resource.getrusage(resource.RUSAGE_SELF)
+print(time.perf_counter() - started, spent.ru_utime + spent.ru_stime)
+"""
+
+
+def test_importing_vkdlab_costs_at_most_three_tenths_of_a_second_beyond_torch():
+    wall, cpu = {"torch": [], "torch, vkdlab": []}, {"torch": [], "torch, vkdlab": []}
+    for round_ in range(ROUNDS + 1):
+        for module in list(wall)[:: 1 if round_ % 2 else -1]:
+            command = [sys.executable, "-c", PROGRAM.format(module=module)]
+            spent = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            if round_ > 0:
+                wall[module].append(float(spent[0]))
+                cpu[module].append(float(spent[1]))
+    found = {
+        "what": "seconds of `import vkdlab` beyond `import torch`: median of the differences, in turns",
+        "rounds": ROUNDS,
+        "torch_s": statistics.median(wall["torch"]),
+        "beyond_s": statistics.median(b - a for a, b in zip(*wall.values(), strict=True)),
+        "beyond_cpu_s": statistics.median(b - a for a, b in zip(*cpu.values(), strict=True)),
+        "limit_s": LIMIT_S,
+        "machine": machine(),
+    }
+    write_json(project_root() / "reports" / "benchmarks" / "import_time.json", found)
+    assert found["beyond_s"] <= LIMIT_S, found
