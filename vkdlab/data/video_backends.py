@@ -59,7 +59,7 @@ def with_pyav(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
     for decode in passes:
         convert = _Converter(index)
         try:
-            with open_media(index.path) as container:
+            with open_media(index.path, probe=decode is not _sought_frames) as container:
                 for place, frame in decode(container, index, wanted):
                     convert(frame, out=frames[place], number=int(wanted[place]))
                     missing[place] = False

@@ -65,20 +65,31 @@ class VideoIndex:
     """Whether there is a sound track."""
 
 
-class _Packet(NamedTuple):
-    stamp: int | None
-    decoding: int | None
-    duration: int | None
-    key: bool
-    hidden: bool
+class _Packets(NamedTuple):
+    """What the packets of a stream say, in decoding order, one entry a packet."""
+
+    stamps: tuple[int | None, ...] = ()
+    orders: tuple[int | None, ...] = ()
+    durations: tuple[int | None, ...] = ()
+    are_key: tuple[bool, ...] = ()
+    are_hidden: tuple[bool, ...] = ()
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[av.container.InputContainer]:
-    """Opens a media file for reading and turns what goes wrong inside into a `VideoError` that names the file."""
+def open_media(path: Path, *, probe: bool = True) -> Iterator[av.container.InputContainer]:
+    """Opens a media file for reading and turns what goes wrong inside into a `VideoError` that names the file.
+
+    With `probe=False`, an MP4 file is opened from its table alone, which spares decoding its first frames once more.
+    """
+    # A playlist that is named like a video must not make us open network addresses.
+    options = {"protocol_whitelist": "file"}
+    quick = not probe and _is_mp4(path)
+    if quick:
+        options["probesize"] = "32"
     try:
-        # A playlist that is named like a video must not make us open network addresses.
-        with av.open(os.fspath(path), options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+        with av.open(
+            os.fspath(path), format="mp4" if quick else None, options=options, metadata_errors="replace"
+        ) as container:
             yield container
     except (av.error.FFmpegError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -88,14 +99,20 @@ def open_media(path: Path) -> Iterator[av.container.InputContainer]:
         ) from error
 
 
+def _is_mp4(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+
+
 def choose_stream(path: Path, container: av.container.InputContainer) -> av.video.stream.VideoStream:
     """The moving picture of a container, set to decode on one thread; cover art does not count."""
     moving = [
         stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
     ]
     if not moving:
-        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoError(f"{path}: holds no video track, only {kinds}. Give a file with moving pictures")
+        kinds = " and ".join(sorted({stream.type for stream in container.streams}))
+        held = f"no video track, only {kinds}" if kinds else "no track at all"
+        raise VideoError(f"{path}: holds {held}. Give a file with moving pictures")
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
     if stream.codec_context is None:
@@ -103,6 +120,9 @@ def choose_stream(path: Path, container: av.container.InputContainer) -> av.vide
             f"{path}: its codec is not known to this build of PyAV. Convert it to H.264, "
             "for example with `ffmpeg -i in.mp4 -c:v libx264 out.mp4`"
         )
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
     # Many readers work side by side, in loader workers and jobs: each takes one core.
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
@@ -118,30 +138,39 @@ def read_index(path: str | os.PathLike) -> VideoIndex:
     """
     path = Path(os.path.abspath(path))
     status = _check_file(path)
-    with open_media(path) as container:
+    with open_media(path, probe=False) as container:
         stream = choose_stream(path, container)
         codec, base = stream.codec_context.name, stream.time_base
         rate = stream.average_rate or stream.guessed_rate
         has_audio = bool(container.streams.audio)
         _refuse_cut_off(path, stream, status.st_size)
-        packets = [
-            _Packet(packet.pts, packet.dts, packet.duration, packet.is_keyframe, packet.is_discard)
-            for packet in container.demux(stream)
-            if packet.size
-        ]
+        packets = _Packets(
+            *zip(
+                *(
+                    (packet.pts, packet.dts, packet.duration, packet.is_keyframe, packet.is_discard)
+                    for packet in container.demux(stream)
+                    if packet.size
+                ),
+                strict=True,
+            )
+        )
         plain = codec in _PLAIN_CODECS and not _TABLE_CONTAINERS.isdisjoint(container.format.name.split(","))
         truthful = plain and _truthful(packets)
         if truthful:
-            container.seek(min(packets[0].decoding or 0, packets[0].stamp), stream=stream)
+            container.seek(min(packets.orders[0] or 0, packets.stamps[0]), stream=stream)
             first = next(container.decode(stream), None)
-    if truthful:
-        shown = sorted((packet.stamp, packet.duration) for packet in packets if not packet.hidden)
-        found, last = [stamp for stamp, _ in shown], shown[-1][1] or 0
-    else:
+            found = [stamp for stamp, hidden in zip(packets.stamps, packets.are_hidden, strict=True) if not hidden]
+            last = packets.durations[packets.stamps.index(max(found))] or 0
+            found.sort()
+    if not truthful:
         first, found, last = *_decode_stamps(path), 0
     if first is None or not found:
         raise VideoError(f"{path}: holds no frame that can be decoded. {_MEND}")
-    keys = [(packet.stamp, packet.decoding) for packet in packets if packet.key and packet.stamp is not None]
+    keys = sorted(
+        (stamp, stamp if order is None else order)
+        for stamp, order, key in zip(packets.stamps, packets.orders, packets.are_key, strict=True)
+        if key and stamp is not None
+    )
     counted = not keys or None in found or bool((np.diff(np.array(found, np.int64)) <= 0).any())
     if counted:
         base, found, last, keys = 1 / Fraction(rate or 25), range(len(found)), 1, []
@@ -163,16 +192,10 @@ def read_index(path: str | os.PathLike) -> VideoIndex:
         first_s=0.0 if counted else float(stamps[0] * base),
         timestamps_s=times,
         stamps=stamps,
-        keys=np.array(sorted((stamp, stamp if order is None else order) for stamp, order in keys), np.int64).reshape(
-            -1, 2
-        ),
+        keys=np.array(keys, np.int64).reshape(-1, 2),
         counted=counted,
         skippable=codec == "h264" and not first.interlaced_frame,
-        even=truthful
-        and not turns
-        and codec != "hevc"
-        and not any(packet.hidden for packet in packets)
-        and _eight_bit(first),
+        even=truthful and codec != "hevc" and not turns and not any(packets.are_hidden) and _eight_bit(first),
         has_audio=has_audio,
     )
 
@@ -215,14 +238,14 @@ def _refuse_cut_off(path: Path, stream: av.video.stream.VideoStream, size_bytes:
     )
 
 
-def _truthful(packets: list[_Packet]) -> bool:
+def _truthful(packets: _Packets) -> bool:
     """Whether each packet that is not hidden makes one frame, which can be found by its stamp."""
-    stamps = [packet.stamp for packet in packets]
+    stamps = packets.stamps
     if not stamps or None in stamps:
         return False
     # A frame before the first key frame refers to pictures that the file does not hold.
-    decodable = packets[0].key and min(stamps) == stamps[0]
-    return decodable and len(set(stamps)) == len(stamps) and not all(packet.hidden for packet in packets)
+    decodable = packets.are_key[0] and min(stamps) == stamps[0]
+    return decodable and len(set(stamps)) == len(stamps) and not all(packets.are_hidden)
 
 
 def _eight_bit(frame: av.VideoFrame) -> bool:
