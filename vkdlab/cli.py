@@ -236,7 +236,8 @@ def _os_message(error: OSError) -> str:
     # Errors that the library worded say all in `strerror`; those of the system need their file.
     if error.strerror is None:
         return str(error)
-    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    file = error.filename2 or error.filename
+    return error.strerror if file is None else f"{file}: {error.strerror}"
 
 
 if __name__ == "__main__":

@@ -304,7 +304,7 @@ _TOP_PX = 40
 
 def _words(text: str | None) -> str:
     """Text of a figure without its mark-up."""
-    return html.unescape(re.sub(r"<[^>]*>", " ", text or "")).strip()
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text or "")).split())
 
 
 def notebook_page(notebook: str | os.PathLike, *, title: str, root: str = "../..") -> str:
@@ -316,13 +316,15 @@ def notebook_page(notebook: str | os.PathLike, *, title: str, root: str = "../..
     node = nbformat.read(notebook, as_version=4)
     plots = 0
     for cell in node.cells:
+        if "outputs" in cell:
+            # The state of widgets is not stored, and what they fall back to is a bar at 0 %.
+            widget = "application/vnd.jupyter.widget-view+json"
+            cell.outputs = [output for output in cell.outputs if widget not in output.get("data", {})]
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if figure := data.get("application/vnd.plotly.v1+json"):
                 plots += 1
                 output["data"] = {"text/html": _plot(figure, f"plot-{plots}", title="")}
-            elif "application/vnd.jupyter.widget-view+json" in data:
-                output["data"] = {}
     body, _ = HTMLExporter(template_name="basic", embed_images=False).from_notebook_node(node)
     page = f"<main class=notebook><p class=soft><a href='{root}/{INDEX}'>All notebooks of this run</a></p>{body}</main>"
     return _page(title, page, script=f"{root}/plotly-{plotly.__version__}.min.js", style=NOTEBOOK_CSS)
