@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from vkdlab import plots
 from vkdlab.data import Dataset, FrameReader
+from vkdlab.data.feature_store import FeatureStore
 from vkdlab.data.tabletop import VideoAnnotations
 
 
@@ -147,28 +148,29 @@ def sound(dataset: Dataset, video: str, *, rate_hz: int = 16000) -> go.Figure:
 
 
 def similarity(
-    features: dict[str, Float[Tensor, "l d"]], dataset: Dataset, video: str, *, title: str = "What features see"
+    stores: Mapping[str, FeatureStore], dataset: Dataset, video: str, *, title: str = "What features see"
 ) -> go.Figure:
     """How alike the clips of a video are to each extractor; lines where something starts or ends.
 
     A block along the diagonal is a stretch that looks, or moves, alike.
 
     Args:
-        features: extractor to the clips' features.
+        stores: extractor to its features.
         dataset: holds the video.
         video: its id.
         title: the message.
     """
     known = dataset.videos[video]
     events = [row for row in (dataset.actions or dataset.queries) if row.video == video]
-    figure = make_subplots(rows=1, cols=len(features), subplot_titles=list(features), horizontal_spacing=0.12)
-    for column, clips in enumerate(features.values(), start=1):
+    figure = make_subplots(rows=1, cols=len(stores), subplot_titles=list(stores), horizontal_spacing=0.12)
+    for column, store in enumerate(stores.values(), start=1):
+        clips = store.clips(video)
         centred = torch.nn.functional.normalize(clips - clips.mean(0), dim=1)
         times_s = (np.arange(len(clips)) + 0.5) * known.duration_s / len(clips)
         figure.add_trace(
             go.Heatmap(
                 x=times_s, y=times_s, z=(centred @ centred.T).numpy().round(3), zmin=-1, zmax=1, colorscale="RdBu_r",
-                showscale=column == len(features), colorbar={"title": "cosine", "thickness": 12},
+                showscale=column == len(stores), colorbar={"title": "cosine", "thickness": 12},
             ),
             row=1, col=column,
         )  # fmt: skip

@@ -14,7 +14,7 @@ Notebook: `02_teacher_training`.
 from vkdlab.emtm.distill import GroundingTeacher
 from vkdlab.emtm.moments import best_moments, moment_to_clips, non_maximum_suppression
 from vkdlab.emtm.networks import SpanConfig, SpanOutput, SpanTeacher
-from vkdlab.emtm.predictions import Grounded, blind_guess, predict
+from vkdlab.emtm.predictions import Grounded, blind_guess, measure, predict, surest_wrong
 from vkdlab.emtm.teachers import RECIPES, TrainedTeacher, train_span_teacher, train_where_present
 
 __all__ = [
@@ -27,9 +27,11 @@ __all__ = [
     "TrainedTeacher",
     "best_moments",
     "blind_guess",
+    "measure",
     "moment_to_clips",
     "non_maximum_suppression",
     "predict",
+    "surest_wrong",
     "train_span_teacher",
     "train_where_present",
 ]

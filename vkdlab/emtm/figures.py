@@ -40,9 +40,11 @@ def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -
 
 
 def recalls(
-    rows: Mapping[str, Mapping[str, Mean]], *, title: str, subtitle: str = "", names: Sequence[str] = HEADLINES
+    rows: Mapping[str, Mapping[str, Mean]], *, subtitle: str = "", names: Sequence[str] = HEADLINES
 ) -> go.Figure:
     """Headline metrics side by side, in per cent, one series per source (teacher, baseline, ceiling)."""
+    gain = rows["span teacher"]["R1@0.5"].value - rows["guess without looking"]["R1@0.5"].value
+    title = f"Looking is worth {100 * gain:.0f} points of R1@0.5"
     values = {
         source: {name: metrics[name].value for name in names if name in metrics} for source, metrics in rows.items()
     }
@@ -69,14 +71,16 @@ def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> g
     )
     names = [f"{name}<br>{len(each.items)} queries" for name, each in teachers.items()]
     figure.add_bar(
-        name="span teacher", x=names, y=reached, text=[f"{value:.1f}" for value in reached], textposition="outside",
-        cliponaxis=False, width=0.5, marker_color=plots.PALETTE[0],
+        name="span teacher", x=names, y=reached, width=0.5, marker_color=plots.PALETTE[0],
+        hovertemplate="%{y:.1f} %<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
         name="guess without looking", x=names, y=guessed, mode="markers",
         marker={"symbol": "line-ew", "size": 60, "line": {"width": 3, "color": "#777777"}},
         hovertemplate="%{y:.1f} %<extra></extra>",
     )  # fmt: skip
+    for name, value, guess in zip(names, reached, guessed, strict=True):
+        figure.add_annotation(x=name, y=max(value, guess), text=f"{value:.1f}", showarrow=False, yshift=14)
     plots.styled(
         figure, title="What a teacher reaches depends on the data", subtitle=subtitle, x="data set", y="R1@0.5 (%)"
     )

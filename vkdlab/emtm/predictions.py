@@ -106,6 +106,12 @@ def measure(items: Sequence[Grounded]) -> dict[str, Mean]:
     )
 
 
+def surest_wrong(items: Sequence[Grounded], *, iou: float = 0.1) -> Grounded:
+    """The answer with the most probable start and end among those below this IoU; the worst one where none is."""
+    wrong = [item for item in items if item.iou < iou] or [min(items, key=lambda item: item.iou)]
+    return max(wrong, key=lambda item: item.start_probs.max() * item.end_probs.max())
+
+
 def blind_guess(train: GroundingDataset, test: GroundingDataset) -> dict[str, Mean]:
     """The metrics of guessing without looking: the same share of every video, whatever the query.
 
