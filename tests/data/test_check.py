@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from vkdlab.data import catalogue, manifests
+from vkdlab.data import catalogue, manifests, tabletop
 from vkdlab.data.check import check
 from vkdlab.data.manifests import DataMissing, ManifestError
 
@@ -198,6 +198,23 @@ def test_the_real_sets_are_whole(name, data_root):
 def test_what_is_not_there_of_a_real_set_is_reported(data_root):
     report = check("nextqa", root=data_root, progress=False)
     assert report.missing == ("train.csv",)
+
+
+def test_checking_a_set_that_vkdlab_makes_builds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("VKDLAB_CACHE", str(tmp_path))
+    report = check("tabletop", profile="smoke")
+    assert report.ok
+    assert "0 of 16 videos of profile smoke are built" in report.text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_video_of_a_set_that_vkdlab_makes_is_damage(tmp_path, monkeypatch):
+    monkeypatch.setenv("VKDLAB_CACHE", str(tmp_path))
+    folder = tabletop.world_folder(tabletop.config_of("smoke")) / "videos"
+    folder.mkdir(parents=True)
+    (folder / "smoke-train-0000.mp4").touch()
+    (line,) = check("tabletop", profile="smoke").damaged
+    assert "the file is empty. Delete it and build again" in line
 
 
 def test_the_list_of_sets_tells_what_is_there(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def folder(tmp_path, video):
 
 @pytest.fixture
 def unreadable_folder():
-    """Calls a function with a folder that may not be read and gives the error's text; root gives up its rights first."""
+    """Calls a function on a folder that may not be read and gives the error's text; root gives up its rights first."""
 
     def call(function):
         with tempfile.TemporaryDirectory() as outer:

@@ -13,13 +13,11 @@ Two protocols: "arid6" follows the official split, whose test clips were filmed 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,7 +84,7 @@ def dataset(
         split: "train", "val" or "test".
         profile: "smoke", "demo" or "full": how many videos, as the manifest says.
         root: the data root, default `$VKDLAB_DATA`.
-        workers: processes, default one a core.
+        workers: videos that are made at the same time, default one a core.
         progress: whether to show a bar.
 
     Raises:
@@ -129,31 +127,26 @@ def build(
     progress: bool = True,
     label: str = "joining clips",
 ) -> None:
-    """Writes the videos that are not there yet, in parallel processes.
+    """Writes the videos that are not there yet, several at a time.
 
     Each is written under another name and renamed, so a stopped build goes on where it was.
     """
     missing = [video for video in joined if not file_of(video).is_file()]
     if not missing:
         return
-    # Spawned, not forked: a fork of a process that has threads (PyTorch's, a kernel's) may hang.
-    workers = min(workers or os.cpu_count() or 1, len(missing))
-    make = partial(_write, folder=folder)
-    with tqdm(total=len(missing), desc=label, unit="video", disable=not progress) as bar:
-        if workers == 1:
-            for video in missing:
-                make(video)
+    # Threads are enough: decoding and encoding, nearly all of the work, run outside Python's lock.
+    with (
+        tqdm(total=len(missing), desc=label, unit="video", disable=not progress) as bar,
+        ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(missing))) as pool,
+    ):
+        jobs = [pool.submit(_write, video, folder=folder) for video in missing]
+        try:
+            for job in as_completed(jobs):
+                job.result()
                 bar.update()
-            return
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(make, video) for video in missing]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def file_of(video: Joined) -> Path:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import manifests
+from . import manifests, tabletop
 from .loading import load
 from .manifests import Manifest
 
@@ -85,9 +85,7 @@ def build(
         builds = ", ".join(known for known in manifests.names() if manifests.get(known).build)
         raise ValueError(f"{name} is not built by vkdlab; {builds} are. {manifest.cure}")
     if manifest.reader == "tabletop":
-        from . import tabletop  # renders with OpenCV, which no other set needs
-
-        return [tabletop.build(profile, root=root, progress=progress)]
+        return [tabletop.build(profile, progress=progress)]
     loaded = [load(name, split, profile=profile, root=root, progress=progress) for split in manifest.splits]
     return sorted({video.path.parent for data in loaded for video in data.videos.values() if video.path})
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from . import manifests
+from . import arid, manifests, tabletop
 from .datasets import Dataset
 from .loading import load
 from .manifests import DataMissing, Manifest
@@ -97,11 +97,7 @@ def check(
         return _check_own(Path(name).expanduser())
     manifest = manifests.get(name, folder=folder)
     if manifest.reader == "tabletop":
-        from . import tabletop  # renders with OpenCV, which no other set needs
-
-        built = tabletop.built(profile=profile or "demo")
-        note = f"profile {profile or 'demo'}: {built[0]} of {built[1]} videos are built; the others are on first use"
-        return CheckReport(name, present=built[0], notes=(note,))
+        return _check_tabletop(profile or "demo", progress=progress)
     found = _Findings(manifest)
     if manifest.packages:
         _check_packages(found, manifests.checksums(manifest, folder=folder))
@@ -252,8 +248,6 @@ def _look_at_videos(found: _Findings, loaded: Collection[Dataset], *, progress: 
 
 
 def _check_joined(found: _Findings, base: Path, profile: str) -> None:
-    from . import arid  # starts worker processes, which import everything that this module does
-
     if found.missing:
         found.notes.append("joined videos were not looked at: clips are missing")
         return
@@ -269,6 +263,24 @@ def _check_joined(found: _Findings, base: Path, profile: str) -> None:
     for one, two in combinations(clips, 2):
         if shared := sorted(clips[one] & clips[two]):
             found.overlapping.append(f"{one} and {two} share {len(shared)} clips, such as {', '.join(shared[:3])}")
+
+
+def _check_tabletop(profile: str, *, progress: bool) -> CheckReport:
+    config = tabletop.config_of(profile)
+    folder = tabletop.world_folder(config)
+    present, damaged = 0, []
+    names = [
+        tabletop.video_id(config, split, index) for split, count in config.videos.items() for index in range(count)
+    ]
+    built = [name for name in names if (folder / "videos" / f"{name}.mp4").is_file()]
+    for name in tqdm(built, desc=f"checking tabletop {profile}", unit="video", disable=not progress or len(built) < 50):
+        path = folder / "videos" / f"{name}.mp4"
+        if reason := _damage(path, None):
+            damaged.append(f"{path}: {reason}. Delete it and build again")
+        else:
+            present += 1
+    note = f"{len(built)} of {len(names)} videos of profile {profile} are built; the others are on first use"
+    return CheckReport("tabletop", present=present, damaged=tuple(damaged), notes=(note,))
 
 
 def _check_own(folder: Path) -> CheckReport:

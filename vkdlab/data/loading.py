@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import manifests
+from . import arid, manifests, tabletop
 from .datasets import Dataset
 from .manifests import ManifestError
 from .own_videos import MOMENTS_FILE, own_videos
@@ -58,12 +58,8 @@ def load(
         raise manifests.DataMissing(f"vkdlab only names {manifest.title} and has no reader for it yet. {manifest.cure}")
     manifest.split(split)
     if manifest.reader == "tabletop":
-        from . import tabletop  # renders with OpenCV, which no other set needs
-
-        return tabletop.dataset(split, profile=profile, root=root)
+        return tabletop.dataset(split, profile=profile, progress=progress)
     if manifest.reader == "arid":
-        from . import arid  # starts worker processes, which import everything that this module does
-
         return arid.dataset(manifest, split, profile=profile, root=root, progress=progress)
     if manifest.packages:
         base = folder = Path()

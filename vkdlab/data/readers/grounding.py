@@ -7,13 +7,14 @@ rows, are named by video and index from 0.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections import Counter, defaultdict
 from typing import Any
 
 from ..datasets import Action, Dataset, Query, Video
 from ..video import FrameReader
-from .common import Request, open_text
+from .common import Request, clock_s, open_text
 
 
 def charades_sta(request: Request) -> Dataset:
@@ -35,7 +36,12 @@ def charades_sta(request: Request) -> Dataset:
             if name not in durations:
                 request.refuse(file, row, f"charades.json knows no video {name!r}")
                 continue
-            moment = request.moment(file, row, float(fields[1]), float(fields[2]), durations[name])
+            try:
+                times = clock_s(fields[1]), clock_s(fields[2])
+            except ValueError as error:
+                request.refuse(file, row, str(error))
+                continue
+            moment = request.moment(file, row, *times, durations[name])
             if moment:
                 videos[name] = Video(name, paths.get(name), durations[name])
                 queries.append(Query(f"{name}:{row}", name, sentence.strip(), *moment))
@@ -148,5 +154,8 @@ def _entries(request: Request, scale) -> Dataset:
 
 
 def _json(request: Request, name: str) -> dict[str, Any]:
-    with open_text(request.manifest, request.folder, name) as file:
-        return json.load(file)
+    try:
+        with open_text(request.manifest, request.folder, name) as file:
+            return json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{request.folder / name} cannot be read: {error}. {request.manifest.cure}") from error
