@@ -1,9 +1,8 @@
 """Manifests, real videos, the built-in world, and features: everything from a file to a batch.
 
-`load(name, split)` gives a `Dataset` for any manifest's name or any folder with a `moments.csv`; `own_videos(folder)`
-takes
-one's own; `FrameReader(path)` reads a video; `check(name)` holds a data set against its manifest; `list_sets`, `show`
-and `build` are what `vkdlab data` offers.
+`load(name, split)` gives a `Dataset` for any manifest's name or any folder with a `moments.csv`;
+`own_videos(folder)` takes one's own; `FrameReader(path)` reads a video; `check(name)` holds a data set against its
+manifest; `list_sets`, `show` and `build` are what `vkdlab data` offers.
 """
 
 from .catalogue import build, list_sets, show
