@@ -50,6 +50,8 @@ def test_metrics_are_added_by_name(tmp_path):
     run.save_metrics({"val/mIoU": 0.5, "test/mIoU": 0.1})
     run.save_metrics({"test/mIoU": 0.4})
     assert run.metrics == {"val/mIoU": 0.5, "test/mIoU": 0.4}
+    run.save_metrics({"test/R5@0.5": float("nan")})
+    assert run.metrics["test/R5@0.5"] is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden", "a b"])

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import random
@@ -421,9 +422,13 @@ def test_splits_that_cannot_be_trained_on_are_refused():
         Data(train_split, Points(10, seed=1))
     with pytest.raises(ValueError, match="the val split, a list, has no collate"):
         Data(train_split, [1, 2])
-    val.split = "test"
-    with pytest.raises(ValueError, match="the val split is a test split"):
-        Data(train_split, val)
+    val.dataset = Points(1, seed=3)
+    Data(train_split, val)
+    for part in (val.dataset, val):
+        part.split = "test"
+        with pytest.raises(ValueError, match="the val split is a test split"):
+            Data(train_split, val)
+        part.split = "val"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -503,7 +508,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_the_tensors(tmp_
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_the_training_goes_on_from_it(tmp_path, monkeypatch):
     expected, _ = train(tmp_path / "whole")
-    monkeypatch.setattr("vkdlab.weights.save_file", fill_the_disk_after(2))
+    monkeypatch.setattr(Path, "write_bytes", full_disk_after(2))
     with pytest.raises(
         OSError, match=r"checkpoint\.safetensors could not be written: .*The disk is full: free some room"
     ):
@@ -516,18 +521,16 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_the_training_goes_on_from_i
     assert same_weights(found, expected)
 
 
-def fill_the_disk_after(count):
-    """Writes `count` files as ever, then half a file and the error of a full disk."""
-    from safetensors.torch import save_file
+def full_disk_after(count):
+    """A `Path.write_bytes` that works `count` times, then writes half and meets a full disk."""
+    calls, real = [], Path.write_bytes
 
-    calls = []
-
-    def write(tensors, path, **options):
+    def write(path, content):
         calls.append(path)
-        if len(calls) > count:
-            Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        save_file(tensors, path, **options)
+        if len(calls) <= count:
+            return real(path, content)
+        real(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     return write
 

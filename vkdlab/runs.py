@@ -18,6 +18,7 @@ code that changes results says so itself, by a new `version`.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import re
@@ -124,8 +125,9 @@ class Run:
         write_json(self.folder / "run.json", self.info | values)
 
     def save_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Adds to `metrics.json`, or replaces what has the same name there."""
-        write_json(self.folder / "metrics.json", self.metrics | dict(metrics))
+        """Adds to `metrics.json`, or replaces what has the same name there; what is not finite is written as null."""
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        write_json(self.folder / "metrics.json", self.metrics | plain)
 
     def save_model(self, module: nn.Module) -> None:
         """Writes the module's weights, atomically."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -124,7 +124,7 @@ class Data:
                 )
             if not callable(getattr(part, "collate", None)):
                 raise ValueError(f"the {name} split, a {type(part).__name__}, has no collate(items) that makes a batch")
-            if getattr(part, "split", None) == "test":
+            if "test" in (getattr(part, "split", None), getattr(getattr(part, "dataset", None), "split", None)):
                 raise ValueError(
                     f"the {name} split is a test split: early stopping on it would make its numbers worthless"
                 )
@@ -180,7 +180,8 @@ def fit(method: nn.Module, data: Data, config: TrainConfig, *, run: Run, progres
                 state = _train(method, data, config, run=run, training=training, progress=progress)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
-            run.note(status="stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # a full disk must not hide what happened
+                run.note(status="stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}")
             raise
         history = History(state.rows, best_epoch=state.best_epoch)
         run.save_model(method)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .files import atomic_path
@@ -30,8 +30,9 @@ def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], *, stat
     # Cloned because tied weights share memory, which the format refuses.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(state)
+    content = save(plain, metadata={"state": text, "checksum": _checksum(plain, text)})
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"state": text, "checksum": _checksum(plain, text)})
+        temporary.write_bytes(content)  # its own writer says of a full disk only that something went wrong
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], Any]:
