@@ -14,7 +14,7 @@ import numpy as np
 
 from vkdlab.data.datasets import SPLITS, Action, Dataset, Query, Question, Video
 from vkdlab.data.tabletop import labels
-from vkdlab.data.tabletop.build import build, world_folder
+from vkdlab.data.tabletop.build import build, built, world_folder
 from vkdlab.data.tabletop.labels import Instance, VideoAnnotations
 from vkdlab.data.tabletop.stage import PROFILES, SEMANTICS, VERBS, VERSION, WorldConfig, config_of, video_id
 from vkdlab.files import read_json
@@ -29,6 +29,7 @@ __all__ = [
     "WorldConfig",
     "annotations",
     "build",
+    "built",
     "config_of",
     "contact_sheet",
     "dataset",

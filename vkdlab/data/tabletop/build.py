@@ -10,6 +10,7 @@ is killed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -91,6 +92,17 @@ def build(
     finally:
         lock.release()
     return folder
+
+
+def built(profile: str = "demo", *, seed: int | None = None, root: str | os.PathLike | None = None) -> tuple[int, int]:
+    """How many of a profile's videos are there, and how many there will be.
+
+    Raises:
+        ValueError: there is no such profile.
+    """
+    config = config_of(profile, seed=seed)
+    total = sum(config.videos.values())
+    return total - len(_missing(config, world_folder(config, root=root))), total
 
 
 def make_video(config: WorldConfig, folder: Path, split: str, index: int) -> None:
@@ -215,9 +227,9 @@ def _make_all(config: WorldConfig, folder: Path, todo: list[tuple[str, int]], wo
     answers: queue.SimpleQueue = queue.SimpleQueue()
     processes = [_start(config, folder) for _ in range(workers)]
     feeders = [threading.Thread(target=_feed, args=(process, waiting, answers), daemon=True) for process in processes]
+    for feeder in feeders:
+        feeder.start()
     try:
-        for feeder in feeders:
-            feeder.start()
         for _ in todo:
             problem = answers.get()
             if problem is not None:
@@ -226,8 +238,12 @@ def _make_all(config: WorldConfig, folder: Path, todo: list[tuple[str, int]], wo
     finally:
         for process in processes:
             process.terminate()
-        for process in processes:
+        for process, feeder in zip(processes, feeders, strict=True):
             process.wait()
+            feeder.join()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
 
 
 def _start(config: WorldConfig, folder: Path) -> subprocess.Popen:
@@ -240,6 +256,7 @@ def _start(config: WorldConfig, folder: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        start_new_session=True,  # Ctrl-C reaches this process, which then stops its workers
         env={**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,6 @@ from vkdlab.data.tabletop.stage import WorldConfig
 def main() -> None:
     """Works until the pipe closes; being told to stop leaves no half-written file."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     folder, values = Path(sys.argv[1]), json.loads(sys.argv[2])
     config = WorldConfig(**{**values, "duration_s": tuple(values["duration_s"])})
     for line in sys.stdin:
@@ -26,8 +26,11 @@ def main() -> None:
             problem = {"type": "OSError", "errno": error.errno, "text": error.strerror or str(error)}
         except Exception as error:
             problem = {"type": type(error).__name__, "text": f"{split} {index}: {type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(problem) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(json.dumps(problem) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os._exit(1)  # whoever asked is gone; closing the pipe in the ordinary way would only complain
 
 
 if __name__ == "__main__":
