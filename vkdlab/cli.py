@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Annotated
@@ -177,7 +179,7 @@ def lab(
     browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
 ) -> None:
     """Open JupyterLab on the notebooks: on 127.0.0.1, with a token."""
-    from .files import project_root
+    from .files import project_root, write_json
 
     try:
         import jupyterlab  # noqa: F401
@@ -188,11 +190,15 @@ def lab(
     command = [
         sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={project_root()}", "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.port={port}", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb",
-        # Both would ask a server on the internet.
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *([] if browser else ["--no-browser"]), *(["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []),
     ]  # fmt: skip
-    raise typer.Exit(_until_it_ends(command))
+    with tempfile.TemporaryDirectory() as config:
+        # The announcements open with a question about news from the internet.
+        announcements = {"@jupyterlab/apputils-extension:announcements": True}
+        write_json(Path(config, "labconfig", "page_config.json"), {"disabledExtensions": announcements})
+        paths = os.pathsep.join(filter(None, [config, os.environ.get("JUPYTER_CONFIG_PATH")]))
+        raise typer.Exit(_until_it_ends(command, environment={"JUPYTER_CONFIG_PATH": paths}))
 
 
 @app.command()
@@ -207,8 +213,9 @@ def bench(
     raise typer.Exit(_until_it_ends([*command, *(["-k", select] if select else [])], cwd=root))
 
 
-def _until_it_ends(command: list[str], *, cwd: Path | None = None) -> int:
-    process = subprocess.Popen(command, cwd=cwd)
+def _until_it_ends(command: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None) -> int:
+    process = subprocess.Popen(command, cwd=cwd, env=os.environ | (environment or {}))
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
             return process.wait()

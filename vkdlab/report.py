@@ -220,7 +220,7 @@ def _error(result: Result) -> str:
     trace = f"<details><summary>Traceback</summary><pre tabindex=0>{_text(error['traceback'])}</pre></details>"
     return (
         f"<div class=error><p><strong>{_text(error['name'])}</strong>{where}{label}</p>"
-        f"<pre tabindex=0>{_text(error['message'])}</pre>{source}{trace if error['traceback'] else ''}</div>"
+        f"<pre class=message>{_text(error['message'])}</pre>{source}{trace if error['traceback'] else ''}</div>"
     )
 
 
@@ -284,16 +284,16 @@ def _plot(figure: Mapping, name: str, *, title: str, note: str = "") -> str:
     notes = [_words((words.get("subtitle") or {}).get("text")), note]
     template = (layout.get("template") or {}).get("layout") or {}
     margin = {"l": 64, "r": 20, "t": 80, "b": 56} | template.get("margin", {}) | layout.get("margin", {})
-    if "height" in layout:
-        layout["height"] -= max(0, margin["t"] - _TOP_PX)
+    layout["height"] = (layout.get("height") or 400) - max(0, margin["t"] - _TOP_PX)
     layout["margin"] = margin | {"t": min(margin["t"], _TOP_PX)}
     # A `<` inside a script element could end it; JSON allows its escape anywhere it can stand.
     data = json.dumps({"data": figure["data"], "layout": layout}, separators=(",", ":")).replace("<", "\\u003c")
     caption = f"<strong>{_text(title)}</strong>" if title else ""
     caption += "".join(f"<span class=soft>{_text(text)} </span>" for text in notes if text)
     return (
-        f"<figure>{f'<figcaption>{caption}</figcaption>' if caption else ''}"
-        f"<div class=plot role=img aria-label='{_text(title or 'Figure')}' data-figure='{name}'></div></figure>"
+        f"<figure tabindex=0>{f'<figcaption>{caption}</figcaption>' if caption else ''}"
+        f"<div class=plot role=img aria-label='{_text(title or 'Figure')}' data-figure='{name}'"
+        f" style='height:{layout['height']:g}px'></div></figure>"
         f"<script type='application/json' id='{name}'>{data}</script>"
     )
 

@@ -17,7 +17,8 @@ body { margin: 0; background: var(--bg); color: var(--ink); font: 16px/1.55 syst
 main, header.page { max-width: 68rem; margin: 0 auto; padding: 0 1rem; }
 header.page { padding-top: 2rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; text-wrap: balance; }
-h2 { font-size: 1.25rem; line-height: 1.3; margin: 0; }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 0; min-width: 0; }
+h1, h2, h3, dt, dd, code, strong { overflow-wrap: anywhere; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 a { color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 3px; }
@@ -42,14 +43,15 @@ tbody th { font-weight: 500; }
 .numbers dt { color: var(--soft); font-size: .82rem; } .numbers dd { margin: 0; font-size: 1.2rem; font-weight: 600;
   font-variant-numeric: tabular-nums; } .numbers dd.text { font-size: .95rem; font-weight: 500; }
 figure { margin: 1.4rem 0 0; } figcaption { margin-bottom: .4rem; } figcaption strong { display: block; }
-.plot { min-height: 10rem; width: 100%; overflow: hidden; background: #fff; border-radius: .5rem; }
+pre.message { white-space: pre-wrap; }
+.plot { width: 100%; overflow: hidden; background: #fff; border-radius: .5rem; }
 pre { background: var(--code); padding: .8rem; border-radius: .5rem; overflow-x: auto; font: .85rem/1.45 ui-monospace, "DejaVu Sans Mono",
   monospace; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--accent); }
 .error { border-left: .3rem solid var(--bad); padding-left: .9rem; margin-top: 1rem; }
 .error p { margin: .2rem 0; } code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .92em; }
 footer { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: var(--soft); font-size: .88rem; }
-@media (max-width: 40rem) { .card { padding: .9rem; border-radius: .5rem; } .overview .optional { display: none; } h1 { font-size: 1.4rem; } }
+@media (max-width: 40rem) { figure { overflow-x: auto; } .plot { min-width: 34rem; } .card { padding: .9rem; border-radius: .5rem; } .overview .optional { display: none; } h1 { font-size: 1.4rem; } }
 @media print { .card { break-inside: avoid; } }
 """
 
@@ -70,18 +72,15 @@ SCRIPT = """
 (() => {
   function draw(plot) {
     const { data, layout } = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-    plot.style.height = (layout.height || 380) + "px";
     Plotly.react(plot, data, { ...layout, autosize: true }, { responsive: true, displaylogo: false });
   }
   const plots = [...document.querySelectorAll(".plot")];
   if (!window.Plotly) {
-    for (const plot of plots) plot.textContent = "The figure needs the file plotly beside this report; keep the folder together.";
+    for (const plot of plots) plot.textContent = "The figure needs the plotly file beside the report: keep the folder together.";
     return;
   }
-  const seen = new IntersectionObserver(entries => {
-    for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
-  }, { rootMargin: "600px" });
-  plots.forEach(plot => seen.observe(plot));
-  addEventListener("beforeprint", () => plots.forEach(draw));
+  // One after the other, so that the page can be read and scrolled meanwhile.
+  const next = () => { if (plots.length) { draw(plots.shift()); setTimeout(next); } };
+  next();
 })();
 """
