@@ -82,6 +82,7 @@ def wait_for_checkpoints(process, run, count):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights_bit_for_bit(tmp_path):
     expected, whole = train(tmp_path / "whole")
     run = open_run(tmp_path / "killed")
