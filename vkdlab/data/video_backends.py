@@ -163,7 +163,8 @@ def with_decord(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
     """Decodes with decord or decord2, whichever is installed; PyAV takes the files that decord reads wrongly.
 
     decord takes every packet for one shown frame (edit lists, rotation and transport streams come out wrong), repeats
-    frames around HEVC's open key frames, scales deeper than 8-bit pictures otherwise, and 0.6.0 knows no AV1.
+    frames around HEVC's open key frames, converts interlaced and deeper than 8-bit pictures otherwise, and 0.6.0 knows
+    no AV1.
     """
     import decord
 

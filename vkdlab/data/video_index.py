@@ -60,7 +60,7 @@ class VideoIndex:
     skippable: bool
     """Whether frames that no other frame needs may be left undecoded."""
     even: bool
-    """Whether every packet makes one 8-bit frame that is shown as it is stored: what decord takes for granted."""
+    """Whether every packet makes one plain 8-bit frame, shown as it is stored: what decord takes for granted."""
     has_audio: bool
     """Whether there is a sound track."""
 
@@ -110,7 +110,7 @@ def choose_stream(path: Path, container: av.container.InputContainer) -> av.vide
         stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
     ]
     if not moving:
-        kinds = " and ".join(sorted({stream.type for stream in container.streams}))
+        kinds = " and ".join(sorted({stream.type for stream in container.streams if stream.type != "video"}))
         held = f"no video track, only {kinds}" if kinds else "no track at all"
         raise VideoError(f"{path}: holds {held}. Give a file with moving pictures")
     best = container.streams.best("video")
@@ -195,7 +195,7 @@ def read_index(path: str | os.PathLike) -> VideoIndex:
         keys=np.array(keys, np.int64).reshape(-1, 2),
         counted=counted,
         skippable=codec == "h264" and not first.interlaced_frame,
-        even=truthful and codec != "hevc" and not turns and not any(packets.are_hidden) and _eight_bit(first),
+        even=truthful and codec != "hevc" and not turns and not any(packets.are_hidden) and _plain_picture(first),
         has_audio=has_audio,
     )
 
@@ -248,8 +248,8 @@ def _truthful(packets: _Packets) -> bool:
     return decodable and len(set(stamps)) == len(stamps) and not all(packets.are_hidden)
 
 
-def _eight_bit(frame: av.VideoFrame) -> bool:
-    return all(component.bits == 8 for component in frame.format.components)
+def _plain_picture(frame: av.VideoFrame) -> bool:
+    return not frame.interlaced_frame and all(component.bits == 8 for component in frame.format.components)
 
 
 def _decode_stamps(path: Path) -> tuple[av.VideoFrame | None, list[int | None]]:

@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from vkdlab.files import atomic_path
 
 _KEY_FRAME_EVERY_S = 2.0
+_AAC_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
 def write_video(
@@ -42,7 +43,7 @@ def write_video(
         frames: uint8 RGB pictures of one size; an iterator is consumed frame by frame.
         fps: frames per second, 12.5 and `Fraction(30000, 1001)` too.
         audio: float samples in -1 to 1, (n,) or (n, channels) with one or two channels; starts with the first frame.
-        audio_rate_hz: samples per second of `audio`.
+        audio_rate_hz: samples per second of `audio`, one of the rates that AAC knows, such as 16000 or 48000.
         crf: quality, 0 is lossless but for the colour conversion, 51 the worst.
         gop: frames from one key frame to the next at most, two seconds of them when it is not given.
 
@@ -128,10 +129,9 @@ class _Muxer:
 
 
 def _rate(path, fps: float | Fraction) -> Fraction:
-    rate = Fraction(fps) if isinstance(fps, Rational) else Fraction(float(fps)).limit_denominator(1001)
-    if not 0 < rate <= 1000:
+    if not 0 < fps <= 1000:
         raise ValueError(f"{path}: fps is {fps}, expected a number of frames per second above 0 and at most 1000")
-    return rate
+    return Fraction(fps) if isinstance(fps, Rational) else Fraction(float(fps)).limit_denominator(1001)
 
 
 def _checked_frame(path, frame: np.ndarray, number: int, size: tuple[int, int] | None) -> np.ndarray:
@@ -153,6 +153,9 @@ def _checked_sound(path, audio: np.ndarray, rate_hz: int | None) -> np.ndarray:
     """Channels first, float32 (channels, n)."""
     if rate_hz is None:
         raise ValueError(f"{path}: sound was given without audio_rate_hz. Give its samples per second, such as 16000")
+    if rate_hz not in _AAC_RATES_HZ:
+        known = ", ".join(map(str, _AAC_RATES_HZ))
+        raise ValueError(f"{path}: audio_rate_hz is {rate_hz}, expected one of those that AAC knows: {known}")
     sound = np.asarray(audio)
     sound = sound[:, None] if sound.ndim == 1 else sound
     if sound.dtype.kind != "f" or sound.ndim != 2 or sound.shape[1] not in (1, 2):
