@@ -24,10 +24,10 @@ COLOURS = {
     "green": (44, 150, 62),
     "blue": (32, 84, 200),
     "purple": (124, 52, 164),
-    "white": (236, 234, 228),
+    "white": (252, 250, 246),
     "black": (40, 40, 46),
 }
-SKIN_TONES = ((246, 205, 180), (226, 172, 136), (190, 130, 92), (138, 88, 58), (94, 60, 42))
+SKIN_TONES = ((226, 180, 152), (212, 158, 122), (190, 130, 92), (138, 88, 58), (94, 60, 42))
 SLEEVES = ((60, 74, 104), (150, 44, 48), (70, 98, 74), (186, 176, 160), (48, 46, 52), (206, 150, 60))
 
 PIXELS_PER_UNIT = 100
@@ -122,7 +122,7 @@ def shade(sprite: Sprite, colours: dict[int, tuple[int, int, int]], *, angle: fl
     albedo = palette[sprite.parts]
     lit = np.clip(sprite.normals @ light, 0, 1)
     sky = 0.5 + 0.5 * (sprite.normals[..., 0] * up[0] + sprite.normals[..., 1] * up[1])
-    fill = 0.26 * np.clip(sprite.normals[..., 2:], 0, 1)
+    fill = 0.33 * np.clip(sprite.normals[..., 2:], 0, 1)
     ambient = sprite.occlusion[..., None] * (
         fill + np.array([0.29, 0.26, 0.23], np.float32) + sky[..., None] * np.array([0.11, 0.14, 0.18], np.float32)
     )
@@ -132,7 +132,7 @@ def shade(sprite: Sprite, colours: dict[int, tuple[int, int, int]], *, angle: fl
     shine = sprite.gloss * (0.75 * highlight**60 + 0.18 * highlight**9)
     rim = 0.10 * (1 - np.clip(sprite.normals[..., 2], 0, 1)) ** 3
     rgb = (
-        albedo * (ambient + 0.72 * (lit * (0.55 + 0.45 * sprite.occlusion))[..., None])
+        albedo * (ambient + 0.68 * (lit * (0.55 + 0.45 * sprite.occlusion))[..., None])
         + 255 * (shine + rim * sky)[..., None]
     )
     rgb = np.clip(rgb, 0, 255) * sprite.coverage[..., None]
@@ -199,7 +199,7 @@ def _march(distance, part, a, b, *, near: float, far: float, anchor, gloss: floa
     normals[:, hits] = gradient
     occlusion = np.ones(a.size, np.float32)
     for reach, weight in ((0.04, 0.9), (0.1, 0.6), (0.22, 0.4)):
-        occlusion[hits] -= weight * np.clip(reach - distance(points + reach * gradient), 0, reach) / reach * 0.6
+        occlusion[hits] -= weight * np.clip(0.88 * reach - distance(points + reach * gradient), 0, reach) / reach * 0.6
     parts = np.zeros(a.size, np.uint8)
     parts[hits] = part(points)
     outline = hit.reshape(shape)
