@@ -9,6 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked while testing; users do not pay for it.
+CHECKED = ("vkdlab.metrics", "vkdlab.emtm", "vkdlab.data.grounding")
+install_import_hook(CHECKED, "beartype.beartype")
 
 torch.set_num_threads(1)
 

@@ -73,7 +73,7 @@ def picture(image: UInt8[np.ndarray, "h w 3"], *, title: str, subtitle: str = ""
 
 
 def picture_grid(
-    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     captions: Sequence[str],
     *,
     columns: int = 4,
@@ -118,11 +118,11 @@ def picture_grid(
 
 def frame_strip(
     frames: UInt8[np.ndarray, "t h w 3"],
-    times_s: Float[np.ndarray, " t"],
+    times_s: Sequence[float] | Float[np.ndarray, " t"],
     *,
     duration_s: float,
     moments_s: Mapping[str, Sequence[Sequence[float]]],
-    curves: Mapping[str, Float[np.ndarray, " l"]] | None = None,
+    curves: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     curves_title: str = "",
     colours: Mapping[str, str] | None = None,
     title: str,
