@@ -74,6 +74,18 @@ def test_every_backend_gives_the_frames_that_decoding_all_of_them_gives(odd_file
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_number_of_threads_changes_no_frame(odd_files, backend):
+    for path in odd_files.values():
+        expected = FrameReader(path).frames(range(FrameReader(path).num_frames))
+        reader = FrameReader(path, backend=backend, num_threads=3)
+        np.testing.assert_array_equal(reader.frames(range(len(expected))), expected)
+        some = np.random.default_rng(1).integers(len(expected), size=5)
+        np.testing.assert_array_equal(reader.frames(some), expected[some])
+    with pytest.raises(ValueError, match="num_threads is 0, expected at least 1"):
+        FrameReader(path, num_threads=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_gives_the_same_frames_of_real_clips(real_clips, backend):
     for path in real_clips:
         reader = FrameReader(path, backend=backend)

@@ -35,13 +35,15 @@ class FrameReader:
     unevenly spaced. A file that is cut off is refused when it is opened, if its container says how long it should be
     (MP4 does); damage inside is reported, with the frame's number, when that frame is asked for.
 
-    All backends give the same frames, each decodes on one thread. `auto` and `pyav` decode with PyAV, the fastest in
+    All backends give the same frames, on any number of threads. `auto` and `pyav` decode with PyAV, the fastest in
     every access pattern measured; `decord` uses decord or decord2, whichever is installed, and PyAV for files that
     decord shows otherwise than a player does; `torchcodec` is taken only on request.
 
     Args:
         path: the video file.
         backend: what decodes the frames.
+        num_threads: threads that decode. One is best where several readers work side by side, in loader workers or
+            parallel jobs; more help a single reader of large or long stretches.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -59,9 +61,16 @@ class FrameReader:
     has_audio: bool
 
     def __init__(
-        self, path: str | os.PathLike, *, backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+        self,
+        path: str | os.PathLike,
+        *,
+        backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto",
+        num_threads: int = 1,
     ) -> None:
         self._decode = video_backends.choose(backend)
+        if operator.index(num_threads) < 1:
+            raise ValueError(f"num_threads is {num_threads}, expected at least 1")
+        self._num_threads = num_threads
         self._index = index = read_index(path)
         self.path = Path(path)
         self.num_frames = len(index.stamps)
@@ -94,7 +103,7 @@ class FrameReader:
         if not len(wanted):
             return np.empty((0, self.height, self.width, 3), np.uint8)
         check_unchanged(self._index)
-        found = self._decode(self._index, wanted)
+        found = self._decode(self._index, wanted, self._num_threads)
         return found if np.array_equal(wanted, numbers) else found[places]
 
     def at(self, times_s: Sequence[float]) -> UInt8[np.ndarray, "t h w 3"]:

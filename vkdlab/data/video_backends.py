@@ -16,11 +16,11 @@ from av.video.reformatter import VideoReformatter
 
 from vkdlab.data.video_index import VideoError, VideoIndex, choose_stream, open_media
 
-Decode = Callable[[VideoIndex, np.ndarray], np.ndarray]
+Decode = Callable[[VideoIndex, np.ndarray, int], np.ndarray]
 
 
 def choose(backend: str) -> Decode:
-    """The function that decodes rising frame numbers to uint8 (t, h, w, 3).
+    """The function (index, rising frame numbers, threads) -> uint8 (t, h, w, 3) of a backend.
 
     Raises:
         VideoError: the backend is not installed.
@@ -50,7 +50,7 @@ def choose(backend: str) -> Decode:
     raise ValueError(f"backend is {backend!r}, expected one of 'auto', 'decord', 'pyav', 'torchcodec'")
 
 
-def with_pyav(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
+def with_pyav(index: VideoIndex, wanted: np.ndarray, num_threads: int) -> np.ndarray:
     """Decodes with PyAV; where seeking loses a frame that the file holds, again from the start, leaving none out."""
     frames = np.empty((len(wanted), index.height, index.width, 3), np.uint8)
     missing = np.ones(len(wanted), bool)
@@ -60,7 +60,8 @@ def with_pyav(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
         convert = _Converter(index)
         try:
             with open_media(index.path, probe=decode is not _sought_frames) as container:
-                for place, frame in decode(container, index, wanted):
+                stream = choose_stream(index.path, container, num_threads=num_threads)
+                for place, frame in decode(container, stream, index, wanted):
                     convert(frame, out=frames[place], number=int(wanted[place]))
                     missing[place] = False
         except VideoError as error:
@@ -98,8 +99,7 @@ class _Converter:
         out[:] = np.rot90(picture, self._index.quarter_turns) if self._index.quarter_turns else picture
 
 
-def _sought_frames(container, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
-    stream = choose_stream(index.path, container)
+def _sought_frames(container, stream, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
     stamps = index.stamps[wanted]
     group_of = np.maximum(np.searchsorted(index.keys[:, 0], stamps, side="right") - 1, 0)
     places = dict(zip(stamps.tolist(), itertools.count()))
@@ -140,9 +140,9 @@ def _packets_from(container, stream, index: VideoIndex, group: int) -> Iterator[
     return iter(())
 
 
-def _all_frames(container, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+def _all_frames(container, stream, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
     places = dict(zip(index.stamps[wanted].tolist(), itertools.count()))
-    for frame in container.decode(choose_stream(index.path, container)):
+    for frame in container.decode(stream):
         place = places.pop(frame.pts, None)
         if place is not None:
             yield place, frame
@@ -150,16 +150,16 @@ def _all_frames(container, index: VideoIndex, wanted: np.ndarray) -> Iterator[tu
             return
 
 
-def _counted_frames(container, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+def _counted_frames(container, stream, index: VideoIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
     places = dict(zip(wanted.tolist(), itertools.count()))
-    for number, frame in enumerate(container.decode(choose_stream(index.path, container))):
+    for number, frame in enumerate(container.decode(stream)):
         if number in places:
             yield places[number], frame
         if number >= wanted[-1]:
             return
 
 
-def with_decord(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
+def with_decord(index: VideoIndex, wanted: np.ndarray, num_threads: int) -> np.ndarray:
     """Decodes with decord or decord2, whichever is installed; PyAV takes the files that decord reads wrongly.
 
     decord takes every packet for one shown frame (edit lists, rotation and transport streams come out wrong), repeats
@@ -169,25 +169,29 @@ def with_decord(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
     import decord
 
     if not index.even:
-        return with_pyav(index, wanted)
+        return with_pyav(index, wanted, num_threads)
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(str(index.path), num_threads=1)
+        reader = decord.VideoReader(str(index.path), num_threads=num_threads)
         if len(reader) != len(index.stamps):
-            return with_pyav(index, wanted)
+            return with_pyav(index, wanted, num_threads)
         return reader.get_batch(wanted.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError):
         # PyAV reads it, or says which frame is damaged.
-        return with_pyav(index, wanted)
+        return with_pyav(index, wanted, num_threads)
 
 
-def with_torchcodec(index: VideoIndex, wanted: np.ndarray) -> np.ndarray:
+def with_torchcodec(index: VideoIndex, wanted: np.ndarray, num_threads: int) -> np.ndarray:
     """Decodes with torchcodec, frames found by an exact scan; PyAV takes the files that decord reads wrongly, too."""
     from torchcodec.decoders import VideoDecoder
 
     if not index.even:
-        return with_pyav(index, wanted)
-    decoder = VideoDecoder(str(index.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+        return with_pyav(index, wanted, num_threads)
+    decoder = VideoDecoder(str(index.path), dimension_order="NHWC", num_ffmpeg_threads=num_threads)
     if len(decoder) != len(index.stamps):
-        return with_pyav(index, wanted)
-    return decoder.get_frames_at(indices=wanted.tolist()).data.numpy()
+        return with_pyav(index, wanted, num_threads)
+    try:
+        return decoder.get_frames_at(indices=wanted.tolist()).data.numpy()
+    except RuntimeError:
+        # It loses the last frames of a video with open groups of pictures, and damaged ones.
+        return with_pyav(index, wanted, num_threads)

@@ -104,8 +104,10 @@ def _is_mp4(path: Path) -> bool:
         return file.read(8)[4:] == b"ftyp"
 
 
-def choose_stream(path: Path, container: av.container.InputContainer) -> av.video.stream.VideoStream:
-    """The moving picture of a container, set to decode on one thread; cover art does not count."""
+def choose_stream(
+    path: Path, container: av.container.InputContainer, *, num_threads: int = 1
+) -> av.video.stream.VideoStream:
+    """The moving picture of a container, set to decode on so many threads; cover art does not count."""
     moving = [
         stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
     ]
@@ -123,9 +125,8 @@ def choose_stream(path: Path, container: av.container.InputContainer) -> av.vide
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
-    # Many readers work side by side, in loader workers and jobs: each takes one core.
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
+    stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
+    stream.codec_context.thread_count = num_threads
     return stream
 
 
