@@ -44,6 +44,8 @@ __all__ = [
 
 DECODED_BYTES = 192 * 2**20
 """Frames that are held decoded at a time, bytes."""
+WORTH_PROCESSES = 1500
+"""Clips from which on the seconds that processes take to start are won back."""
 
 
 def extract(
@@ -67,7 +69,7 @@ def extract(
         folder: where to keep them; by default below the cache, by data set and manifest, one folder for all splits.
         stride_s: seconds from one clip to the next.
         gamma: exponent applied to the frames' values in [0, 1]; 0.4 makes frames filmed in the dark visible.
-        workers: processes of one thread each; by default as many as there are cores, one for up to 8 videos.
+        workers: processes of one thread each; by default as many as there are cores, and one for little work.
         progress: show a progress bar.
 
     Raises:
@@ -159,7 +161,10 @@ def manifest_of(encoder: Encoder, *, stride_s: float = 0.5, gamma: float = 1.0) 
 def _extract_all(
     store: FeatureStore, todo: list[Video], encoder: Encoder, *, workers: int | None, progress: bool
 ) -> list[str]:
-    workers = min(workers or (1 if len(todo) <= 8 else os.cpu_count() or 1), len(todo))
+    if workers is None:
+        clips = sum(num_clips(video.duration_s, store.manifest.stride_s) for video in todo)
+        workers = 1 if clips < WORTH_PROCESSES else os.cpu_count() or 1
+    workers = min(workers, len(todo))
     if workers > 1:
         results = extract_in_processes(store, todo, workers=workers)
     else:
