@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,15 +81,8 @@ def open_media(path: Path, *, probe: bool = True) -> Iterator[av.container.Input
 
     With `probe=False`, an MP4 file is opened from its table alone, which spares decoding its first frames once more.
     """
-    # A playlist that is named like a video must not make us open network addresses.
-    options = {"protocol_whitelist": "file"}
-    quick = not probe and _is_mp4(path)
-    if quick:
-        options["probesize"] = "32"
     try:
-        with av.open(
-            os.fspath(path), format="mp4" if quick else None, options=options, metadata_errors="replace"
-        ) as container:
+        with _open(path, probe=probe) as container:
             yield container
     except (av.error.FFmpegError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -97,6 +90,17 @@ def open_media(path: Path, *, probe: bool = True) -> Iterator[av.container.Input
             f"{path}: cannot be read as a video ({reason}). It is damaged, cut off before its index was written, or no "
             f"video at all. {_MEND}"
         ) from error
+
+
+def _open(path: Path, *, probe: bool) -> av.container.InputContainer:
+    # A playlist that is named like a video must not make us open network addresses.
+    common = {"options": {"protocol_whitelist": "file"}, "metadata_errors": "replace"}
+    if not probe and _is_mp4(path):
+        quick = {**common, "options": {**common["options"], "probesize": "32"}}
+        # PyAV refuses options for streams where the file has none.
+        with suppress(ValueError):
+            return av.open(os.fspath(path), format="mp4", stream_options=[{"skip_frame": "all"}] * 4, **quick)
+    return av.open(os.fspath(path), **common)
 
 
 def _is_mp4(path: Path) -> bool:
