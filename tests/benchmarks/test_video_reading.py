@@ -139,7 +139,7 @@ def test_frame_reader_takes_at_most_a_tenth_longer_than_the_best_library_by_hand
                     kind = f"{pattern}, {name_of_clock} time, {'one thread' if threads else 'threads unasked'}"
                     rows.append({"clip": path.stem, "what": kind, "ms": row, "ratio": ratio(row)})
                     total = totals.setdefault(kind, dict.fromkeys(row, 0.0))
-                    totals[kind] = {name: total[name] + row[name] for name in row}
+                    totals[kind] = {name: round(total[name] + row[name], 2) for name in row}
     packages = ("decord2", "av", "opencv-python-headless")
     found = {
         "what": "milliseconds to open a clip and read frames; median of rounds taken in turns; ratio to the best other",
