@@ -7,8 +7,8 @@ end}, and a predictor that is applied once for the start and again, on the start
     h_s = P(F),  h_e = P(h_s),  start = w_s [LN(h_s); F],  end = w_e [LN(h_e); F]
 
 Where we differ: words are frozen MiniLM token vectors in place of GloVe and a character network (ours: they come
-inside a package and work offline); attention has no dropout on its weights; normalisation and residuals are pre-norm
-throughout.
+inside a package and work offline); dropout takes whole features from a sequence and nothing from attention weights;
+normalisation and residuals are pre-norm throughout.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class SequenceEncoder(nn.Module):
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False) for _ in range(layers)
         )
         self.pointwise = nn.ModuleList(nn.Linear(dim, dim) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FeatureDropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         keep = mask[..., None].to(x.dtype)
@@ -182,7 +182,7 @@ class DualAttention(nn.Module):
         self.self_gate, self.cross_gate = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.mix = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FeatureDropout(dropout)
 
     def forward(
         self,
@@ -250,7 +250,7 @@ class ContextQueryAttention(nn.Module):
         super().__init__()
         self.context_weight, self.query_weight = nn.Linear(dim, 1, bias=False), nn.Linear(dim, 1, bias=False)
         self.product_weight = nn.Parameter(torch.empty(dim).uniform_(-(dim**-0.5), dim**-0.5))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FeatureDropout(dropout)
         self.out = nn.Linear(4 * dim, dim, bias=False)
 
     def forward(
@@ -285,7 +285,7 @@ class SpanPredictor(nn.Module):
         self.norm_attention, self.norm_out = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = Attention(dim, heads=config.heads)
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = FeatureDropout(config.dropout)
         self.start_norm, self.end_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.start = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, 1))
         self.end = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, 1))
@@ -306,12 +306,27 @@ class SpanPredictor(nn.Module):
         return (x + self.dropout(self.out(self.norm_out(x)))) * mask[..., None]
 
 
+class FeatureDropout(nn.Module):
+    """Drops whole features from a sequence while training: one draw for all its steps (Gal and Ghahramani, NIPS 2016).
+
+    Neighbouring clips are too alike for a feature that is hidden in one of them to be missed, and a draw for every
+    number of every clip costs a quarter of a training step on a CPU.
+    """
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.dropout = nn.Dropout1d(share)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.dropout(x.transpose(1, 2)).transpose(1, 2)
+
+
 class _Input(nn.Module):
     """Frozen features to the network's width."""
 
     def __init__(self, given: int, dim: int, *, dropout: float):
         super().__init__()
-        self.dropout, self.project, self.norm = nn.Dropout(dropout), nn.Linear(given, dim), nn.LayerNorm(dim)
+        self.dropout, self.project, self.norm = FeatureDropout(dropout), nn.Linear(given, dim), nn.LayerNorm(dim)
 
     def forward(self, x: Float[Tensor, "b n e"]) -> Float[Tensor, "b n d"]:
         return self.norm(self.project(self.dropout(x)))

@@ -20,7 +20,7 @@ from vkdlab.training import Data, TrainConfig
 
 RECIPES = {
     "smoke": TrainConfig(epochs=3, batch_size=16, lr=1e-3),
-    "demo": TrainConfig(epochs=24, batch_size=32, lr=1e-3, warmup_epochs=1, patience=8),
+    "demo": TrainConfig(epochs=10, batch_size=32, lr=1e-3, warmup_epochs=1),
     "full": TrainConfig(epochs=60, batch_size=32, lr=5e-4, warmup_epochs=2, patience=12),
 }
 """How a teacher is trained, per profile; ours, found on tabletop's validation split."""
