@@ -31,8 +31,8 @@ TEMPLATE = go.layout.Template(
         "xaxis": {"gridcolor": "#ececec", "zerolinecolor": "#d8d8d8", "linecolor": "#bbbbbb", "ticks": "outside",
                   "tickcolor": "#bbbbbb", "title": {"standoff": 10}},
         "yaxis": {"gridcolor": "#ececec", "zerolinecolor": "#d8d8d8", "title": {"standoff": 8}, "automargin": True},
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.18, "xanchor": "left", "x": 0.0},
-        "margin": {"l": 70, "r": 24, "t": 78, "b": 60},
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0.0, "xanchor": "left", "x": 0.0},
+        "margin": {"l": 70, "r": 24, "t": 78, "b": 84},
         "bargap": 0.25,
         "hoverlabel": {"font": {"size": 12}},
     }
@@ -124,6 +124,7 @@ def frame_strip(
     moments_s: Mapping[str, Sequence[Sequence[float]]],
     curves: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     curves_title: str = "",
+    ranked: bool = True,
     colours: Mapping[str, str] | None = None,
     title: str,
     subtitle: str = "",
@@ -137,6 +138,7 @@ def frame_strip(
         moments_s: name of a source (truth, span teacher, ...) to its `[start_s, end_s]` pairs, best first.
         curves: name of a curve to one value per clip of an even grid over the video.
         curves_title: what the curves show, with the unit.
+        ranked: all but a source's first moment are pale; never those of the truth.
         colours: source or curve to colour; others take the palette in turn, and what begins with "truth" is dark.
 
     Raises:
@@ -163,7 +165,7 @@ def frame_strip(
             figure.add_trace(
                 go.Bar(
                     y=[source], base=[start_s], x=[end_s - start_s], orientation="h", marker_color=colour_of[source],
-                    opacity=1.0 if rank == 0 or source.startswith("truth") else 0.35, width=0.72, showlegend=False,
+                    opacity=0.35 if ranked and rank and not source.startswith("truth") else 1.0, width=0.72, showlegend=False,
                     hovertext=f"{source}: {start_s:.2f} to {end_s:.2f} s", hoverinfo="text",
                 ),
                 row=2, col=1,
@@ -181,7 +183,7 @@ def frame_strip(
     figure.update_xaxes(visible=False, row=1, col=1)
     figure.update_xaxes(title_text="time (s)", row=len(heights), col=1)
     styled(figure, title=title, subtitle=subtitle, height=int(sum(heights) + 16 * len(heights) + 150))
-    return figure.update_layout(barmode="overlay", margin={"l": 130}, legend_y=-60 / sum(heights))
+    return figure.update_layout(barmode="overlay", margin={"l": 150})
 
 
 def _add_strip(figure: go.Figure, frames: np.ndarray, times_s: Sequence[float], step: float) -> None:

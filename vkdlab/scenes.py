@@ -31,7 +31,7 @@ def contact_sheet(dataset: Dataset, *, videos: int = 12, columns: int = 4) -> go
         query = first.get(video.id)
         time_s = (query.start_s + query.end_s) / 2 if query else video.duration_s / 2
         pictures.append(FrameReader(video.path).at([time_s])[0])
-        captions.append(f"“{_shortened(query.sentence, 44)}”" if query else video.id)
+        captions.append(f"“{_shortened(query.sentence, 32)}”" if query else video.id)
     return plots.picture_grid(
         pictures,
         captions,
@@ -56,7 +56,7 @@ def timeline(dataset: Dataset, video: str, *, frames: int = 8, rows: int = 12) -
     if video not in dataset.videos:
         raise KeyError(f"{dataset.name} {dataset.split} has no video {video!r}")
     known = dataset.videos[video]
-    events = [(action.label, action) for action in dataset.actions if action.video == video]
+    events = [(f"{action.noun} {action.label}".strip(), action) for action in dataset.actions if action.video == video]
     events = events or [(_shortened(query.sentence, 28), query) for query in dataset.queries if query.video == video]
     moments: dict[str, list[tuple[float, float]]] = {}
     for label, event in sorted(events, key=lambda pair: pair[1].start_s)[:rows]:
@@ -67,6 +67,7 @@ def timeline(dataset: Dataset, video: str, *, frames: int = 8, rows: int = 12) -
         times_s,
         duration_s=known.duration_s,
         moments_s=moments,
+        ranked=False,
         title=f"{video}: {len(events)} things happen in {known.duration_s:.1f} s",
         subtitle=f"{dataset.name}, {dataset.split} split; a bar runs from a moment's start to its end",
     )
@@ -123,8 +124,8 @@ def sound(dataset: Dataset, video: str, *, rate_hz: int = 16000) -> go.Figure:
     for place, event in enumerate(events):
         figure.add_trace(
             go.Bar(
-                y=[f"{event.label} "], base=[event.start_s], x=[event.end_s - event.start_s], orientation="h",
-                marker_color=plots.PALETTE[place % len(plots.PALETTE)], showlegend=False, width=0.7,
+                y=[f"{event.noun} {event.label}"], base=[event.start_s], x=[event.end_s - event.start_s],
+                marker_color=plots.PALETTE[place % len(plots.PALETTE)], showlegend=False, width=0.7, orientation="h",
             ),
             row=1, col=1,
         )  # fmt: skip

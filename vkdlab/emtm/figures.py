@@ -14,6 +14,7 @@ from vkdlab.emtm.predictions import Grounded
 from vkdlab.emtm.teachers import TrainedTeacher
 from vkdlab.metrics import Mean, mean_interval
 
+LENGTHS = ("under 2 s", "2 to 4 s", "4 s and more")
 HEADLINES = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "mIoU")
 
 
@@ -76,7 +77,7 @@ def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> g
     )  # fmt: skip
     figure.add_scatter(
         name="guess without looking", x=names, y=guessed, mode="markers",
-        marker={"symbol": "line-ew", "size": 60, "line": {"width": 3, "color": "#777777"}},
+        marker={"symbol": "line-ew", "size": 70, "line": {"width": 3, "color": "#111111"}},
         hovertemplate="%{y:.1f} %<extra></extra>",
     )  # fmt: skip
     for name, value, guess in zip(names, reached, guessed, strict=True):
@@ -99,6 +100,7 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
     figure = go.Figure()
     for place, column in enumerate(("kind", "length")):
         groups = {name: group["iou"].tolist() for name, group in table.groupby(column)}
+        groups = dict(sorted(groups.items(), key=lambda group: LENGTHS.index(group[0]) if group[0] in LENGTHS else 0))
         intervals = {f"{name}<br>n = {len(ious)}": mean_interval(ious) for name, ious in groups.items()}
         figure.add_trace(
             go.Scatter(
@@ -115,7 +117,7 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
 
 
 def _length_class(length_s: float) -> str:
-    return "under 2 s" if length_s < 2 else "2 to 4 s" if length_s < 4 else "4 s and more"
+    return LENGTHS[(length_s >= 2) + (length_s >= 4)]
 
 
 def _half(interval) -> float:
