@@ -165,7 +165,8 @@ def frame_strip(
             figure.add_trace(
                 go.Bar(
                     y=[source], base=[start_s], x=[end_s - start_s], orientation="h", marker_color=colour_of[source],
-                    opacity=0.35 if ranked and rank and not source.startswith("truth") else 1.0, width=0.72, showlegend=False,
+                    opacity=0.35 if ranked and rank and not source.startswith("truth") else 1.0, width=0.72,
+                    showlegend=False,
                     hovertext=f"{source}: {start_s:.2f} to {end_s:.2f} s", hoverinfo="text",
                 ),
                 row=2, col=1,
