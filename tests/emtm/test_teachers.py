@@ -83,6 +83,18 @@ def test_figures_show_what_was_measured(trained):
     assert list(figures.transfer({"tabletop": teacher}).data[0].y) == [bars["span teacher"].y[position]]
 
 
+def test_runs_over_seeds_are_drawn_with_the_interval_of_their_mean(trained):
+    values = [0.4, 0.5, 0.6]
+    runs = [
+        {"parameters": {"data": "tabletop", "seed": seed}, "metrics": {"R1@0.5": v}} for seed, v in enumerate(values)
+    ]
+    dots, mean, fresh = figures.over_seeds(runs, {"tabletop": trained[0]}).data
+    assert list(dots.y) == pytest.approx([40, 50, 60])
+    assert mean.y[0] == pytest.approx(50)
+    assert mean.error_y.array[0] == pytest.approx(10 / 3**0.5 * 4.302653, rel=1e-5)  # t of two degrees of freedom
+    assert fresh.y[0] == pytest.approx(100 * trained[0].metrics["span teacher"]["R1@0.5"].value)
+
+
 def test_the_surest_wrong_answer_is_wrong_and_sure(trained):
     items = trained[0].items
     worst = emtm.surest_wrong(items, iou=0.1)

@@ -15,7 +15,7 @@ from vkdlab.emtm.distill import GroundingTeacher
 from vkdlab.emtm.moments import best_moments, moment_to_clips, non_maximum_suppression
 from vkdlab.emtm.networks import SpanConfig, SpanOutput, SpanTeacher
 from vkdlab.emtm.predictions import Grounded, blind_guess, measure, predict, surest_wrong
-from vkdlab.emtm.teachers import RECIPES, TrainedTeacher, train_span_teacher, train_where_present
+from vkdlab.emtm.teachers import RECIPES, TrainedTeacher, committed_runs, train_span_teacher, train_where_present
 
 __all__ = [
     "RECIPES",
@@ -27,6 +27,7 @@ __all__ = [
     "TrainedTeacher",
     "best_moments",
     "blind_guess",
+    "committed_runs",
     "measure",
     "moment_to_clips",
     "non_maximum_suppression",

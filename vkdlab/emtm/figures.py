@@ -88,6 +88,40 @@ def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> g
     return figure.update_yaxes(range=[0, 109])
 
 
+def over_seeds(
+    committed: Sequence[Mapping], fresh: Mapping[str, TrainedTeacher], *, metric: str = "R1@0.5", subtitle: str = ""
+) -> go.Figure:
+    """Committed runs over seeds, the interval of their mean, and the reader's own run beside them.
+
+    Args:
+        committed: the `runs` of an evidence file.
+        fresh: the reader's teachers, by data set.
+        metric: which number is shown, a share of 1.
+        subtitle: what was run.
+    """
+    reached: dict[str, list[float]] = {}
+    for run in committed:
+        reached.setdefault(run["parameters"]["data"], []).append(100 * run["metrics"][metric])
+    figure = go.Figure()
+    spread = {name: mean_interval(values) for name, values in reached.items()}
+    figure.add_scatter(
+        x=[name for name, values in reached.items() for _ in values], y=[y for ys in reached.values() for y in ys],
+        mode="markers", name="committed runs, one a seed", marker={"color": plots.PALETTE[5], "size": 9},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=list(spread), y=[each.mean for each in spread.values()], mode="markers", name="their mean, 95 % interval",
+        marker={"color": plots.PALETTE[0], "size": 12, "symbol": "line-ew-open"},
+        error_y={"array": [_half(each) for each in spread.values()], "thickness": 2, "width": 8},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=list(fresh), y=[100 * each.metrics["span teacher"][metric].value for each in fresh.values()], mode="markers",
+        name="this run", marker={"color": plots.PALETTE[1], "size": 12, "symbol": "x"},
+    )  # fmt: skip
+    return plots.styled(
+        figure, title=f"{metric} over seeds", subtitle=subtitle, x="data set", y=f"{metric} (%)"
+    ).update_yaxes(range=[0, 100])
+
+
 def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -> go.Figure:
     """Mean IoU with its 95 % interval by kind of query and by length of the moment: where the teacher is weak."""
     table = pd.DataFrame(

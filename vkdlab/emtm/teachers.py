@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from vkdlab.data.prepared import GroundingSplits, prepare_grounding
 from vkdlab.emtm.distill import GroundingTeacher
 from vkdlab.emtm.networks import SpanConfig
 from vkdlab.emtm.predictions import Grounded, blind_guess, measure, predict
+from vkdlab.files import project_root, read_json
 from vkdlab.history import History
 from vkdlab.metrics import Mean, grid_ceiling
 from vkdlab.runs import Run, trained_once
@@ -116,6 +118,12 @@ def train_where_present(names: Sequence[str], *, profile: str = "demo", **settin
             continue
         trained[name] = train_span_teacher(splits, profile=profile, **settings)
     return trained
+
+
+def committed_runs() -> list[dict[str, Any]]:
+    """Parameters and metrics of the runs that are kept with the code as evidence; none before the first sweep."""
+    path = project_root() / "reports" / "evidence" / "emtm.json"
+    return read_json(path)["runs"] if path.exists() else []
 
 
 def _ceiling(splits: GroundingSplits) -> dict[str, Mean]:
