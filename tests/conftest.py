@@ -27,7 +27,10 @@ def _fixed_seed():
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """A cache that is shared by the session's tests and by nobody else, unless VKDLAB_TEST_CACHE names one to keep."""
-    folder = os.environ.get("VKDLAB_TEST_CACHE") or str(tmp_path_factory.getbasetemp().parent / "vkdlab-cache")
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent  # workers of one session share it
+    folder = os.environ.get("VKDLAB_TEST_CACHE") or str(session / "vkdlab-cache")
     previous = os.environ.get("VKDLAB_CACHE")
     os.environ["VKDLAB_CACHE"] = folder
     yield Path(folder)
