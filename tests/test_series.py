@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from vkdlab import notebooks
-from vkdlab.files import project_root
+from vkdlab.files import project_root, read_json
 
 SERIES = sorted((project_root() / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in SERIES]
@@ -28,9 +28,9 @@ def report(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_passes_at_smoke_size_and_leaves_numbers_and_pictures(report, name):
     (result,) = (each for each in report.results if each.notebook == name)
-    assert result.passed, result.error
+    assert result.status == "passed", result.error
     assert result.metrics
-    assert result.figures
+    assert read_json(result.folder / "figures.json")
 
 
 @pytest.mark.timeout(900)
