@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -430,6 +431,16 @@ def test_splits_that_cannot_be_trained_on_are_refused():
         with pytest.raises(ValueError, match="the val split is a test split"):
             Data(train_split, val)
         part.split = "val"
+
+
+def test_splits_that_share_videos_are_refused_where_the_videos_are_known():
+    parts = [Points(10, seed=1), Points(10, seed=2)]
+    for part, videos in zip(parts, (["a", "b", "c", "d", "e"], ["f", "b", "c", "d", "e"]), strict=True):
+        part.dataset = SimpleNamespace(videos=dict.fromkeys(videos), split="train")
+    with pytest.raises(ValueError, match=r"share 4 of 5 videos \(b, c, d, \.\.\).*Deal out whole videos"):
+        Data(*parts)
+    parts[1].dataset.videos = {"f": None}
+    Data(*parts)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -39,7 +39,8 @@ from .files import cache_dir, hash_of, read_json, write_json
 from .weights import load_weights, save_weights
 
 if TYPE_CHECKING:
-    from .training import Data, History, TrainConfig
+    from .history import History
+    from .training_config import Data, TrainConfig
 
 
 class Run:
