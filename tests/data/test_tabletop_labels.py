@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vkdlab.data import FrameReader, manifests, tabletop
-from vkdlab.data.tabletop import render, shapes
+from vkdlab.data.tabletop import render, solids
 from vkdlab.data.tabletop.build import labels_of
 from vkdlab.data.tabletop.events import plan
 from vkdlab.data.tabletop.sound import RATE_HZ, event_sound, sound_track
@@ -258,7 +258,7 @@ def test_a_collision_sounds_when_the_things_meet():
 def test_actions_carry_verb_and_noun_and_datasets_have_the_same_fingerprint_wherever_they_lie(smoke, tmp_path):
     data = tabletop.dataset("val", profile="smoke", root=smoke.parent)
     assert {action.label for action in data.actions} <= set(VERBS)
-    assert {action.noun for action in data.actions} <= set(shapes.SHAPES)
+    assert {action.noun for action in data.actions} <= set(solids.SHAPES)
     assert all(video.path.is_file() for video in data.videos.values())
     elsewhere = tmp_path / "copy"
     elsewhere.mkdir()

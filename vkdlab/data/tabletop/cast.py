@@ -19,7 +19,7 @@ def draw_objects(rng: np.random.Generator, config: WorldConfig) -> list[Object]:
     count = int(rng.integers(4, 6)) + int(rng.random() < 0.3 + 0.5 * config.difficulty)
     taken, objects = set(), []
     while len(objects) < count:
-        shape, colour = pick(shapes.SHAPES), pick(tuple(shapes.COLOURS))
+        shape, colour = pick(solids.SHAPES), pick(tuple(shapes.COLOURS))
         if objects and rng.random() < 0.45:
             if rng.random() < 0.5:
                 shape = pick(objects).shape

@@ -13,7 +13,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from vkdlab.data.tabletop import shapes
+from vkdlab.data.tabletop import shapes, solids
 from vkdlab.data.tabletop.events import Scene
 from vkdlab.data.tabletop.stage import STAGE_WIDTH, Layer, compose, generator, layer_affine, nearness
 from vkdlab.data.tabletop.textures import noise, table_top
@@ -162,13 +162,13 @@ class Renderer:
         z = track.z[i]
         softness = 0 if z < 0.04 else 1 if z < 0.13 else 2
         height = z / shapes.ELEVATION_COS
-        if layer.kind in shapes.SHAPES:
+        if layer.kind in solids.SHAPES:
             if (layer.kind, softness) not in self._dark:
                 dark = shapes.shadow_of(layer.kind)[0]
                 self._dark[layer.kind, softness] = _smaller(cv2.GaussianBlur(dark, (0, 0), 1 + 7 * softness))
             levels = self._dark[layer.kind, softness]
             ax, ay = shapes.shadow_of(layer.kind)[1]
-            k_scale = track.extent * track.scale[i] * nearness(track.y[i]) / shapes.PIXELS_PER_UNIT
+            k_scale = track.extent * track.scale[i] * nearness(track.y[i]) / solids.PIXELS_PER_UNIT
             x, y = track.x[i] + _SUN[0] * height, track.y[i] + _SUN[1] * height
             affine = compose(self.maps[i, 0], (k_scale, 0, x - k_scale * ax, 0, k_scale, y - k_scale * ay))
             strength = 0.66 / (1 + 2.5 * z)
@@ -210,7 +210,7 @@ class Renderer:
             height = shapes.MOUTH_HEIGHT[self.scene.layers[stream.source - 1].kind]
             anchor = sprite_of(self.scene.layers[stream.source - 1]).anchor
             mouth = self.maps[i, stream.source] @ np.array(
-                [anchor[0], anchor[1] - height * shapes.PIXELS_PER_UNIT, 1.0]
+                [anchor[0], anchor[1] - height * solids.PIXELS_PER_UNIT, 1.0]
             )
             gx, gy = target.x[i], target.y[i] - 0.30 * target.extent * target.scale[i] * nearness(target.y[i])
             goal = self.maps[i, 0] @ np.array([gx, gy, 1.0])

@@ -14,9 +14,16 @@ from functools import cache
 import cv2
 import numpy as np
 
-from vkdlab.data.tabletop.solids import FINGERS, SOLIDS, cloth, cloth_part, hand, hand_part
+from vkdlab.data.tabletop.solids import (
+    FINGERS,
+    PIXELS_PER_UNIT,
+    SOLIDS,
+    cloth,
+    cloth_part,
+    hand,
+    hand_part,
+)
 
-SHAPES = ("cup", "bowl", "block", "ball", "bottle", "duck")
 COLOURS = {
     "red": (200, 32, 36),
     "orange": (240, 122, 18),
@@ -30,7 +37,6 @@ COLOURS = {
 SKIN_TONES = ((226, 180, 152), (212, 158, 122), (190, 130, 92), (138, 88, 58), (94, 60, 42))
 SLEEVES = ((60, 74, 104), (150, 44, 48), (70, 98, 74), (186, 176, 160), (48, 46, 52), (206, 150, 60))
 
-PIXELS_PER_UNIT = 100
 ELEVATION_SIN, ELEVATION_COS = 0.7880, 0.6157  # the camera looks down at 52 degrees
 LIGHT = np.array([-0.48, 0.42, 0.77])  # towards the light: right, up in the picture, towards the viewer
 

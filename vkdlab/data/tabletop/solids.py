@@ -148,6 +148,8 @@ SOLIDS = {
     "bottle": (_bottle, _bottle_part, 1.0),
     "duck": (_duck, _duck_part, 0.55),
 }
+SHAPES = tuple(SOLIDS)
+PIXELS_PER_UNIT = 100
 
 # Knuckle, middle joint and tip of each finger, then the thumb; right, towards the tips, towards the viewer.
 FINGERS = {

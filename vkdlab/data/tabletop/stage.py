@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vkdlab.data.tabletop.shapes import PIXELS_PER_UNIT, SHAPES
+from vkdlab.data.tabletop.solids import PIXELS_PER_UNIT, SHAPES
 
 VERSION = 1
 """Grows whenever labels or pictures of the world change; part of every folder's name."""
