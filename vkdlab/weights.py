@@ -30,7 +30,18 @@ def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], *, stat
     # Cloned because tied weights share memory, which the format refuses.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(state)
-    content = save(plain, metadata={"state": text, "checksum": _checksum(plain, text)})
+    write_safetensors(path, plain, metadata={"state": text, "checksum": _checksum(plain, text)})
+
+
+def write_safetensors(
+    path: str | os.PathLike, tensors: dict[str, Tensor], *, metadata: dict[str, str] | None = None
+) -> None:
+    """Writes tensors on the CPU, contiguous and sharing no memory, as a plain safetensors file, atomically.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the message says so, and an older file is untouched.
+    """
+    content = save(tensors, metadata=metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)  # its own writer says of a full disk only that something went wrong
 

@@ -126,7 +126,10 @@ def test_a_stopped_build_goes_on_where_it_was(data_root, tmp_path, monkeypatch):
     arid.file_of(plan[2]).unlink()
     arid.build(plan, folder, workers=1, progress=False)
     assert arid.file_of(plan[2]).read_bytes() == content
-    assert sorted(path.suffix for path in first.parent.iterdir()) == [".mp4"] * 3
+    assert sorted(path.name for path in first.parent.iterdir()) == [
+        ".lock",
+        *(arid.file_of(video).name for video in plan),
+    ]
 
 
 @pytest.mark.data

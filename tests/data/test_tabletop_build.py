@@ -111,7 +111,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_remains(tmp_path, workers
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"tabletop cannot be built in .*file.*Choose another folder with root="):
+    with pytest.raises(OSError, match=r"file.* cannot be written to: .*Choose another folder.*VKDLAB_CACHE"):
         tabletop.build("smoke", root=tmp_path / "file", progress=False)
 
 
@@ -131,9 +131,9 @@ def test_an_unknown_video_is_answered_with_what_ids_look_like(name):
         tabletop.annotations(name, profile="smoke")
 
 
-def test_workers_must_be_a_positive_number():
+def test_workers_must_be_a_positive_number(tmp_path):
     with pytest.raises(ValueError, match="workers must be at least 1, was given 0"):
-        tabletop.build("smoke", workers=0)
+        tabletop.build("smoke", root=tmp_path, workers=0)
 
 
 @pytest.mark.parametrize(

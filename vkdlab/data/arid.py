@@ -16,19 +16,18 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..files import cache_dir, hash_of, read_json, write_json
 from .datasets import Action, Dataset, Query, Video, spread
 from .manifests import DataMissing, Manifest, data_root
 from .readers.common import Request, open_text
 from .video import FrameReader, write_video
+from .workers import Task, only_one, work
 
 FPS = 15.0
 SIZE = (256, 192)
@@ -84,7 +83,7 @@ def dataset(
         split: "train", "val" or "test".
         profile: "smoke", "demo" or "full": how many videos, as the manifest says.
         root: the data root, default `$VKDLAB_DATA`.
-        workers: videos that are made at the same time, default one a core.
+        workers: processes, default one a core.
         progress: whether to show a bar.
 
     Raises:
@@ -127,31 +126,40 @@ def build(
     progress: bool = True,
     label: str = "joining clips",
 ) -> None:
-    """Writes the videos that are not there yet, several at a time.
+    """Writes the videos that are not there yet; a stopped build goes on where it was.
 
-    Each is written under another name and renamed, so a stopped build goes on where it was.
+    Raises:
+        ValueError: a clip cannot be decoded.
+        OSError: the disk is full or the cache cannot be written.
+        ChildProcessError: a worker was killed; the next call goes on.
     """
-    missing = [video for video in joined if not file_of(video).is_file()]
-    if not missing:
+    if all(file_of(video).is_file() for video in joined):
         return
-    # Threads are enough: decoding and encoding, nearly all of the work, run outside Python's lock.
-    with (
-        tqdm(total=len(missing), desc=label, unit="video", disable=not progress) as bar,
-        ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(missing))) as pool,
-    ):
-        jobs = [pool.submit(_write, video, folder=folder) for video in missing]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with only_one(_videos_folder(), leftovers=(".*.mp4",)):
+        missing = [video for video in joined if not file_of(video).is_file()]
+        work(
+            f"{__name__}:task",
+            str(folder),
+            {video.id: [astuple(clip) for clip in video.clips] for video in missing},
+            workers=workers,
+            label=label,
+            already=len(joined) - len(missing),
+            progress=progress,
+        )
+
+
+def task(folder: str) -> Task:
+    """What a worker does: joins clips below `folder`, given as the fields of each."""
+    return lambda name, clips: _write(Joined(name, tuple(Clip(*clip) for clip in clips)), folder=Path(folder))
 
 
 def file_of(video: Joined) -> Path:
     """Where a joined video lies: named by what it is made of, so that profiles share files."""
-    return cache_dir("arid6-joined", f"{video.id}-{hash_of(FPS, SIZE, GAMMA, video.clips)}.mp4")
+    return _videos_folder() / f"{video.id}-{hash_of(FPS, SIZE, GAMMA, video.clips)}.mp4"
+
+
+def _videos_folder() -> Path:
+    return cache_dir("arid6-joined")
 
 
 def _clips(manifest: Manifest, folder: Path, split: str) -> list[Clip]:

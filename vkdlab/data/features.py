@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
-from ..files import atomic_path, cache_dir, hash_of
+from ..files import cache_dir, hash_of
+from ..weights import write_safetensors
 from .datasets import Dataset, Video
 from .encoders import Encoder, clip_encoder
 from .feature_store import FeatureManifest, FeatureMismatch, FeatureStore, first_of, num_clips, open_features, videos_of
-from .feature_worker import extract_in_processes
 from .sentences import Sentences, sentence_features
 from .video import FrameReader, VideoError
+from .workers import Task, only_one, work
 
 __all__ = [
     "FeatureManifest",
@@ -76,6 +73,8 @@ def extract(
         VideoError: some videos cannot be read; all of them are named, and the others' features are kept.
         FeatureMismatch: the folder holds features that were made differently.
         ImportError: the package that carries the encoder is not installed.
+        OSError: the disk is full or the folder cannot be written.
+        ChildProcessError: a worker was killed; the next call goes on.
     """
     videos = videos_of(dataset)
     if without := [name for name, video in videos.items() if video.path is None]:
@@ -86,17 +85,26 @@ def extract(
     encoder = clip_encoder(extractor)
     manifest = manifest_of(encoder, stride_s=stride_s, gamma=gamma)
     folder = Path(folder) if folder is not None else _default_folder(dataset, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with only_one(folder, leftovers=(".*.safetensors",)):
         if (folder / "manifest.json").exists():
             open_features(folder, expect=manifest)
         else:
             manifest.save(folder)
-        for leftover in folder.glob(".*.safetensors"):
-            leftover.unlink()
         store = FeatureStore(folder, manifest=manifest)
         todo = [video for video in videos.values() if not _is_done(store, video)]
-        failed = _extract_all(store, todo, encoder, workers=workers, progress=progress)
+        if workers is None and sum(num_clips(video.duration_s, stride_s) for video in todo) < WORTH_PROCESSES:
+            workers = 1
+        # The longest first, so that all processes end at about the same time.
+        todo.sort(key=lambda video: -video.duration_s)
+        problems = work(
+            f"{__name__}:task",
+            str(folder),
+            {video.id: [str(video.path), video.duration_s] for video in todo},
+            workers=workers,
+            label=f"{extractor} features",
+            progress=progress,
+        )
+    failed = sorted(filter(None, problems))
     if failed:
         raise VideoError(
             f"{len(failed)} of {len(videos)} videos could not be encoded; "
@@ -158,36 +166,26 @@ def manifest_of(encoder: Encoder, *, stride_s: float = 0.5, gamma: float = 1.0) 
     )
 
 
-def _extract_all(
-    store: FeatureStore, todo: list[Video], encoder: Encoder, *, workers: int | None, progress: bool
-) -> list[str]:
-    if workers is None:
-        clips = sum(num_clips(video.duration_s, store.manifest.stride_s) for video in todo)
-        workers = 1 if clips < WORTH_PROCESSES else os.cpu_count() or 1
-    workers = min(workers, len(todo))
-    if workers > 1:
-        results = extract_in_processes(store, todo, workers=workers)
-    else:
-        results = (extract_one(store, video, encoder) for video in todo)
-    with closing(results):
-        shown = progress and bool(todo)
-        bar = tqdm(results, desc=f"{encoder.name} features", unit="video", total=len(todo), disable=not shown)
-        return sorted(problem for problem in bar if problem)
+def task(folder: str) -> Task:
+    """What a worker does: opens the store of `folder` first, then extracts a path and a length in seconds a video.
 
+    A task answers why the video cannot be read, or "" when all went well.
+    """
+    store = FeatureStore.open(folder)
+    encoder = clip_encoder(store.manifest.extractor)
 
-def extract_one(store: FeatureStore, video: Video, encoder: Encoder) -> str:
-    """Writes one video's features into `store`; gives why the video cannot be read, or "" when all went well."""
-    manifest = store.manifest
-    try:
-        source = _content_id(video.path)
-        features = encode_video(
-            video.path, encoder, duration_s=video.duration_s, stride_s=manifest.stride_s, gamma=manifest.gamma
-        )
-    except (VideoError, FileNotFoundError) as error:
-        return f"{video.id}: {error}"
-    with atomic_path(store.path(video.id)) as temporary:
-        save_file({"clips": torch.from_numpy(features).half()}, temporary, metadata={"source": source})
-    return ""
+    def extract_one(name: str, given: tuple[str, float]) -> str:
+        path, duration_s = Path(given[0]), given[1]
+        stride_s, gamma = store.manifest.stride_s, store.manifest.gamma
+        try:
+            source = _content_id(path)
+            features = encode_video(path, encoder, duration_s=duration_s, stride_s=stride_s, gamma=gamma)
+        except (VideoError, FileNotFoundError) as error:
+            return f"{name}: {error}"
+        write_safetensors(store.path(name), {"clips": torch.from_numpy(features).half()}, metadata={"source": source})
+        return ""
+
+    return extract_one
 
 
 def _is_done(store: FeatureStore, video: Video) -> bool:

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float32
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..files import atomic_path, cache_dir, hash_of
+from ..files import cache_dir, hash_of
+from ..weights import write_safetensors
 from .datasets import Dataset
 from .encoders import MAX_WORD_PIECES, MINILM_SHA256, SENTENCE_DIM, SentenceEncoder
 
@@ -91,8 +92,7 @@ def sentence_features(
     stored = _load(path, len(texts))
     if stored is None:
         stored = _encode(texts, progress=progress)
-        with atomic_path(path) as temporary:
-            save_file(stored, temporary)
+        write_safetensors(path, stored)
     tokens = stored["tokens"].split(stored["lengths"].tolist()) if texts else ()
     encoded = dict(zip(texts, zip(tokens, stored["embeddings"], strict=True), strict=True))
     return Sentences(encoded, queries=queries, fingerprint=fingerprint)

@@ -2,31 +2,21 @@
 
 One folder holds one configuration: `videos/ID.mp4`, `labels/ID.npz` (masks, boxes, maps), `labels/ID.json` (all else)
 and, written last, `world.json`. A video is finished when all three files are there.
-
-Workers are plain `python -m` processes that read video numbers from a pipe: nothing of the caller's main module is
-imported again, so a build works from notebooks and unguarded scripts, and workers end by themselves when their parent
-is killed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import queue
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
-from tqdm.auto import tqdm
 
 from vkdlab.data.datasets import SPLITS
 from vkdlab.data.tabletop.stage import MATERIALS, SEMANTICS, WorldConfig, config_of, generator, video_id
+from vkdlab.data.workers import Task, only_one, work
 from vkdlab.files import atomic_path, cache_dir, hash_of, read_json, write_json
 
 WORLD_FILE = "world.json"
@@ -63,34 +53,24 @@ def build(
     Raises:
         ValueError: there is no such profile, or `workers` is below 1.
         OSError: the disk is full or may not be written.
+        ChildProcessError: a worker was killed; the next call goes on.
     """
     config = profile if isinstance(profile, WorldConfig) else config_of(profile, seed=seed)
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, was given {workers}")
     folder = world_folder(config, root=root)
     if (folder / WORLD_FILE).exists() and not _missing(config, folder):
         return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        lock.acquire()
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"tabletop cannot be built in {folder}: {error.strerror}. Choose another folder with root= or VKDLAB_CACHE",
-        ) from error
-    try:
-        for left in [*folder.glob("videos/.*"), *folder.glob("labels/.*")]:
-            left.unlink(missing_ok=True)
+    with only_one(folder, leftovers=("videos/.*", "labels/.*")):
         todo = _missing(config, folder)
-        total = sum(config.videos.values())
-        with tqdm(
-            total=total, initial=total - len(todo), desc=f"tabletop {config.profile}", disable=not progress
-        ) as bar:
-            _make_all(config, folder, todo, min(workers or os.cpu_count() or 1, len(todo)), bar.update)
+        work(
+            f"{__name__}:task",
+            [str(folder), vars(config)],
+            {video_id(config, split, index): [split, index] for split, index in todo},
+            workers=workers,
+            label=f"tabletop {config.profile}",
+            already=sum(config.videos.values()) - len(todo),
+            progress=progress,
+        )
         write_json(folder / WORLD_FILE, {"config": config, "labels_sha256": labels_hash(config, folder)})
-    finally:
-        lock.release()
     return folder
 
 
@@ -103,6 +83,13 @@ def built(profile: str = "demo", *, seed: int | None = None, root: str | os.Path
     config = config_of(profile, seed=seed)
     total = sum(config.videos.values())
     return total - len(_missing(config, world_folder(config, root=root))), total
+
+
+def task(setup: tuple[str, dict[str, Any]]) -> Task:
+    """What a worker does: the folder and the configuration's values first, then a split and a number a video."""
+    folder, values = setup
+    config = WorldConfig(**{**values, "duration_s": tuple(values["duration_s"])})
+    return lambda _, numbers: make_video(config, Path(folder), *numbers)
 
 
 def make_video(config: WorldConfig, folder: Path, split: str, index: int) -> None:
@@ -213,75 +200,3 @@ def _missing(config: WorldConfig, folder: Path) -> list[tuple[str, int]]:
             and f"{name}.mp4" in there["videos"]
         )
     ]
-
-
-def _make_all(config: WorldConfig, folder: Path, todo: list[tuple[str, int]], workers: int, done) -> None:
-    if workers <= 1:
-        for split, index in todo:
-            make_video(config, folder, split, index)
-            done()
-        return
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
-    for item in todo:
-        waiting.put(item)
-    answers: queue.SimpleQueue = queue.SimpleQueue()
-    processes = [_start(config, folder) for _ in range(workers)]
-    feeders = [threading.Thread(target=_feed, args=(process, waiting, answers), daemon=True) for process in processes]
-    for feeder in feeders:
-        feeder.start()
-    try:
-        for _ in todo:
-            problem = answers.get()
-            if problem is not None:
-                raise _as_error(problem)
-            done()
-    finally:
-        for process in processes:
-            process.terminate()
-        for process, feeder in zip(processes, feeders, strict=True):
-            process.wait()
-            feeder.join()
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            process.stdout.close()
-
-
-def _start(config: WorldConfig, folder: Path) -> subprocess.Popen:
-    package_root = str(Path(__file__).resolve().parents[3])
-    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "vkdlab.data.tabletop.worker", str(folder), json.dumps(vars(config))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C reaches this process, which then stops its workers
-        env={**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-
-
-def _feed(process: subprocess.Popen, waiting: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
-    while True:
-        try:
-            split, index = waiting.get_nowait()
-        except queue.Empty:
-            return
-        try:
-            process.stdin.write(f"{split} {index}\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except (OSError, ValueError):
-            line = ""
-        problem = (
-            json.loads(line) if line else {"type": "RuntimeError", "text": f"worker ended while making {split} {index}"}
-        )
-        answers.put(problem)
-        if problem is not None:
-            return
-
-
-def _as_error(problem: dict[str, Any]) -> Exception:
-    if problem["type"] == "OSError":
-        return OSError(problem.get("errno"), problem["text"])
-    return RuntimeError(f"building tabletop failed: {problem['text']}. Run the same command again to go on")
