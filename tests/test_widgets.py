@@ -40,5 +40,5 @@ def test_a_panel_without_options_is_refused_by_name():
 
 
 def test_a_job_of_the_runner_is_never_live(monkeypatch):
-    monkeypatch.setenv(widgets.HEADLESS_VARIABLE, "somewhere")
+    monkeypatch.setenv("VKDLAB_JOB_DIR", "somewhere")
     assert not widgets.is_live()

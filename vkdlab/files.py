@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 CACHE_VARIABLE = "VKDLAB_CACHE"
+JOB_DIR_VARIABLE = "VKDLAB_JOB_DIR"
+"""Set by the runner for a notebook: the folder of its job. Not set where a person runs the notebook."""
 
 
 @contextmanager

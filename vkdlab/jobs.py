@@ -26,9 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .files import read_json, write_json, write_text
+from .files import JOB_DIR_VARIABLE, read_json, write_json, write_text
 
-JOB_DIR_VARIABLE = "VKDLAB_JOB_DIR"
 RECORD = "job.json"
 NOTEBOOK = "executed.ipynb"
 PAGE = "executed.html"
@@ -47,7 +46,7 @@ class Job:
     parameters: dict[str, Any]
     """All parameters, defaults filled in."""
     folder: str
-    """Folder that holds the result; its name is unique to notebook, parameters and code."""
+    """Folder that holds the result; its name is unique to notebook, code, parameters and data root."""
     title: str
     """The notebook's first heading."""
     cells: int

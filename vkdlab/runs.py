@@ -97,8 +97,7 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """Status, versions, machine, dates; empty before the first training."""
-        path = self.folder / "run.json"
-        return read_json(path) if path.exists() else {}
+        return self._written("run.json")
 
     @property
     def done(self) -> bool:
@@ -108,7 +107,10 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """All that `save_metrics` wrote."""
-        path = self.folder / "metrics.json"
+        return self._written("metrics.json")
+
+    def _written(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
         return read_json(path) if path.exists() else {}
 
     @property

@@ -11,12 +11,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-HEADLESS_VARIABLE = "VKDLAB_JOB_DIR"
+from .files import JOB_DIR_VARIABLE
 
 
 def is_live() -> bool:
     """True in a notebook that somebody looks at: in a Jupyter kernel, and not under the runner."""
-    if os.environ.get(HEADLESS_VARIABLE):
+    if os.environ.get(JOB_DIR_VARIABLE):
         return False
     try:
         from IPython import get_ipython
