@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vkdlab.evidence import Claim, write_evidence
-from vkdlab.files import read_json
+from vkdlab.files import read_json, write_json
 from vkdlab.jobs import RaySlots
 from vkdlab.metrics import Mean
 from vkdlab.notebooks import finish, run
@@ -121,6 +121,51 @@ def test_a_default_that_is_given_is_the_same_job_and_another_value_is_not(report
     assert executed[1].environment["VKDLAB_DATA"] == str(tmp_path)
 
 
+def test_results_of_older_code_or_notebook_go_once_the_new_ones_passed(tmp_path, monkeypatch):
+    def execute(self, job, on_cell):
+        status = "failed" if "raise" in Path(job.notebook).read_text() else "passed"
+        write_json(Path(job.folder) / "job.json", {"notebook": job.name, "status": status})
+
+    monkeypatch.setattr("vkdlab.jobs.Children.execute", execute)
+    path = write_notebook(tmp_path / "a.ipynb", FINISH + "finish({'m': seed})")
+    other = write_notebook(tmp_path / "a-deadbeef.ipynb", FINISH + "finish({'m': seed})")
+    options = {"out": tmp_path / "out", "progress": False}
+    first = [run([path], parameters={"seed": seed}, **options).results[0].folder for seed in (0, 1)]
+    neighbour = run([other], **options).results[0].folder
+    assert all(folder.is_dir() for folder in first), "another parameter is no reason to remove anything"
+    write_notebook(path, "raise ValueError")
+    run([path], **options)
+    assert all(folder.is_dir() for folder in first), "a run that failed removes nothing"
+    write_notebook(path, FINISH + "finish({'m': -seed})")
+    (last,) = run([path], **options).results
+    assert sorted((tmp_path / "out" / "jobs").iterdir()) == sorted([last.folder, neighbour])
+    monkeypatch.setattr("vkdlab.runs.code_hash", lambda: "another")
+    (again,) = run([path], **options).results
+    assert sorted((tmp_path / "out" / "jobs").iterdir()) == sorted([again.folder, neighbour])
+    assert again.folder != last.folder
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        ({"profile": "smoke"}, "vkdlab run --profile smoke"),
+        (
+            {"names": ["00", "02_teacher_training"], "profile": "smoke", "parameters": ["seed=3"], "name": "mine"},
+            "vkdlab run 00_start_here 02_teacher_training --profile smoke --name mine -p seed=3",
+        ),
+        (
+            {"parameters": {"seed": 3}, "sweep": {"data": ["tabletop", "arid6"]}, "data_root": "."},
+            "vkdlab run --data-root . -p seed=3 --sweep data=tabletop,arid6",
+        ),
+    ],
+)
+def test_the_recorded_command_is_what_one_types_for_the_same_run(tmp_path, monkeypatch, typed, command):
+    monkeypatch.setattr("vkdlab.jobs.Children.execute", lambda self, job, on_cell: None)
+    found = run(out=tmp_path / "out of it", progress=False, **typed).command
+    assert found.replace(f" --out '{tmp_path / 'out of it'}'", "") == command
+    assert found != command
+
+
 def test_a_sweep_runs_the_product_and_writes_tables_and_evidence(tmp_path):
     path = write_notebook(tmp_path / "06_sweep.ipynb", FINISH + "finish({'R1': seed + (10 if data == 'arid6' else 0)})")
     report = run([path], sweep=["seed=4..4", "data=tabletop,arid6"], out=tmp_path / "out", slots=2, progress=False)
@@ -136,8 +181,8 @@ def test_a_sweep_runs_the_product_and_writes_tables_and_evidence(tmp_path):
         "tabletop,R1,4.0,,,,1",
     ]
     assert (saved / "06_sweep-differences.csv").is_file()
-    options = "--sweep seed=4..4 --sweep data=tabletop,arid6 --name demo-sweep-seed-data"
-    assert report.command == f"vkdlab run 06_sweep {options}"
+    options = f"--out {tmp_path / 'out'} --sweep seed=4..4 --sweep data=tabletop,arid6"
+    assert report.command == f"vkdlab run {path} {options}"
     claim = Claim(name="gain", value=10.0, low=9.0, high=11.0, n_seeds=1, target="> 0", met=True)
     write_evidence(report, path=tmp_path / "evidence.json", claims=[claim])
     written = read_json(tmp_path / "evidence.json")

@@ -1,7 +1,8 @@
 """The notebooks, run without a browser: checked parameters, sweeps, resuming, a report; `finish` ends one (ours).
 
 `run` executes notebooks through papermill, each in a process of its own. A job's folder is named by a hash of the
-notebook's source, its parameters, vkdlab's code and the data root: a repeated call does only what is missing or failed.
+notebook's source and vkdlab's code, and one of its parameters and the data root: a repeated call does only what is
+missing or failed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .files import hash_of, project_root, read_json, write_json
+from .files import JOB_DIR_VARIABLE, hash_of, project_root, read_json, write_json
 from .series import Source, find, read_source
 from .sweeps import ParameterError, product, settings, sweep_values
 
@@ -75,7 +76,7 @@ def finish(metrics: Mapping[str, Any], figures: Mapping[str, Figure] | None = No
         ValueError: no metrics, or one that is not finite.
         TypeError: a metric is no number or text, or a figure is no plotly figure.
     """
-    from .jobs import FIGURES, JOB_DIR_VARIABLE, METRICS
+    from .jobs import FIGURES, METRICS
 
     if not metrics:
         raise ValueError("finish expects at least one metric, given none: a run without numbers cannot be compared")
@@ -128,7 +129,8 @@ def run(
     """Runs notebooks, or a sweep of them, and writes their report; what has passed before is not run again.
 
     Everything is checked before the first notebook starts. A notebook that fails is kept with its error and the others
-    go on. Ctrl-C stops the kernels and keeps what has ended; the same call goes on from there.
+    go on. Ctrl-C stops the kernels and keeps what has ended; the same call goes on from there. When all jobs of a
+    notebook passed, those that were made by other code or by another state of the notebook are removed.
 
     Args:
         names: as `vkdlab.series.find`; None for the whole series.
@@ -160,8 +162,9 @@ def run(
     slots = max(1, cores // 2) if slots is None else slots
     if slots < 1:
         raise ValueError(f"slots must be at least 1, given {slots}")
-    if (data_root := data_root or os.environ.get(DATA_VARIABLE)) and not Path(data_root).is_dir():
-        raise FileNotFoundError(f"data root {data_root} is no folder; correct --data-root or {DATA_VARIABLE}")
+    data = data_root or os.environ.get(DATA_VARIABLE)
+    if data and not Path(data).is_dir():
+        raise FileNotFoundError(f"data root {data} is no folder; correct --data-root or {DATA_VARIABLE}")
     given = _with_profile(parameters, profile)
     sources = [read_source(path) for path in find(names, folder=folder)]
     combinations = {
@@ -172,6 +175,12 @@ def run(
     for stem in fixed:
         if both := set(fixed[stem]) & set(swept):
             raise ParameterError(f"parameter {min(both)!r} is set and swept; give it once")
+    command = _command(
+        sources if names or folder else [],
+        parameters,
+        sweep,
+        {"profile": profile, "name": name, "out": out, "data-root": data_root},
+    )
     name = name or "-".join(filter(None, [_profile_of(given, sources[0]), "sweep" if swept else "", *swept]))
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         raise ValueError(f"a run's name is letters, digits and - _ . +, given {name!r}")
@@ -183,16 +192,19 @@ def run(
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
         "PLOTLY_RENDERER": "plotly_mimetype",
     }
-    if data_root:
-        environment[DATA_VARIABLE] = os.path.abspath(data_root)
+    if data:
+        environment[DATA_VARIABLE] = os.path.abspath(data)
     code = code_hash()
+    states = {source.path.stem: hash_of(source.cells, code, digits=8) for source in sources}
     planned = [
-        (_job(source, {**fixed[source.path.stem], **values}, out, code, environment, timeout_s), values)
+        (
+            _job(source, {**fixed[source.path.stem], **values}, out, states[source.path.stem], environment, timeout_s),
+            values,
+        )
         for source in sources
         for values in combinations[source.path.stem]
     ]
     runner = _executor(executor, slots, gpus)
-    command = _command(names, given, sweep, name)
     with _alone_in(out):
         _record(out, name=name, command=command, planned=planned)
         build(out)
@@ -201,6 +213,7 @@ def run(
             _execute(runner, jobs, out=out, progress=progress)
         finally:
             build(out)
+        _remove_outdated(out / "jobs", states, [job for job, _ in planned])
     results = tuple(read_result(Path(job.folder), notebook=job.name, swept=values) for job, values in planned)
     return Report(folder=out, results=results, command=command)
 
@@ -234,19 +247,29 @@ def _execute(runner: Executor, planned: Mapping[str, tuple[Job, dict]], *, out: 
                 build(out)
 
 
+def _remove_outdated(jobs: Path, states: Mapping[str, str], planned: Sequence[Job]) -> None:
+    """Removes what no call can show or use again; a notebook that failed keeps it, to compare with."""
+    failed = {job.name for job in planned if not job.passed}
+    for stem, state in states.items():
+        name = re.compile(re.escape(stem) + "-([0-9a-f]{8})-[0-9a-f]{12}")
+        for folder in jobs.iterdir() if stem not in failed else ():
+            if (found := name.fullmatch(folder.name)) and found[1] != state:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def _job(
-    source: Source, given: dict, out: Path, code: str, environment: dict[str, str], timeout_s: float | None
-) -> Any:
+    source: Source, given: dict, out: Path, state: str, environment: dict[str, str], timeout_s: float | None
+) -> Job:
     from .jobs import Job
 
     values = {name: given.get(name, parameter.default) for name, parameter in source.parameters.items()}
     # With a data root a notebook may do more, so that a result without it must not stand for one with it.
-    digest = hash_of(source.cells, values, code, environment.get(DATA_VARIABLE, ""), digits=12)
+    digest = hash_of(values, environment.get(DATA_VARIABLE, ""), digits=12)
     return Job(
         notebook=str(source.path.resolve()),
         given=given,
         parameters=values,
-        folder=str((out / "jobs" / f"{source.path.stem}-{digest}").resolve()),
+        folder=str((out / "jobs" / f"{source.path.stem}-{state}-{digest}").resolve()),
         title=source.title,
         cells=len(source.cells),
         environment=environment,
@@ -318,16 +341,26 @@ def _profile_of(given: Mapping | list[str], source: Source) -> str:
 
 
 def _command(
-    names: Iterable | None, given: Mapping | list[str], sweep: Mapping | Sequence[str] | None, name: str
+    sources: Sequence[Source],
+    parameters: Mapping | Sequence[str] | None,
+    sweep: Mapping | Sequence[str] | None,
+    options: Mapping[str, Any],
 ) -> str:
-    words = ["vkdlab", "run", *(Path(each).stem if Path(each).suffix else str(each) for each in names or [])]
-    for text in given if isinstance(given, list) else [f"{key}={value}" for key, value in given.items()]:
+    """What a person types for the same run: notebooks of the series by name, others by path."""
+    series = (project_root() / "notebooks").resolve()
+    words = ["vkdlab", "run"]
+    words += [each.path.stem if each.path.parent.resolve() == series else str(each.path) for each in sources]
+    for option, value in options.items():
+        words += [] if value is None else [f"--{option}", os.fspath(value)]
+    if isinstance(parameters, Mapping):
+        parameters = [f"{key}={value}" for key, value in parameters.items()]
+    for text in parameters or []:
         words += ["-p", text]
     if isinstance(sweep, Mapping):
         sweep = [f"{key}={','.join(map(str, values))}" for key, values in sweep.items()]
     for text in sweep or []:
         words += ["--sweep", text]
-    return shlex.join([*words, "--name", name])
+    return shlex.join(words)
 
 
 def _cores() -> int:
