@@ -89,30 +89,30 @@ def picture_grid(
     if not pictures or len(pictures) != len(captions):
         raise ValueError(f"expected one caption per picture and at least one, got {len(pictures)} and {len(captions)}")
     columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
     cell = (width - 48) / columns
-    tallest = max(min(0.8, image.shape[0] / image.shape[1]) for image in pictures)
     caption_height = 26 if any(captions) else 6
-    row_height = cell * 0.97 * tallest + caption_height
-    figure = go.Figure(
-        go.Scatter(x=[0, columns], y=[0, rows * row_height], mode="markers", opacity=0, hoverinfo="skip")
-    )
+    row_heights = [
+        caption_height + 0.97 * cell * max(min(0.8, image.shape[0] / image.shape[1]) for image in in_row)
+        for in_row in (pictures[first : first + columns] for first in range(0, len(pictures), columns))
+    ]
+    tops = [sum(row_heights[:row]) for row in range(len(row_heights) + 1)]
+    figure = go.Figure(go.Scatter(x=[0, columns], y=[0, tops[-1]], mode="markers", opacity=0, hoverinfo="skip"))
     for place, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(place, columns)
         figure.add_layout_image(
             source=picture_uri(_at_most(image, int(cell * 1.5))), xref="x", yref="y", x=column + 0.5,
-            y=row * row_height, sizex=0.97, sizey=row_height - caption_height,
+            y=tops[row], sizex=0.97, sizey=row_heights[row] - caption_height,
             xanchor="center", yanchor="top", sizing="contain",
             layer="above",
         )  # fmt: skip
         if caption:
             figure.add_annotation(
-                x=column + 0.5, y=(row + 1) * row_height - caption_height / 2, text=caption, showarrow=False,
+                x=column + 0.5, y=tops[row + 1] - caption_height / 2, text=caption, showarrow=False,
                 font={"size": 12},
             )  # fmt: skip
     figure.update_xaxes(visible=False, range=[0, columns])
-    figure.update_yaxes(visible=False, range=[rows * row_height, 0])
-    styled(figure, title=title, subtitle=subtitle, height=int(rows * row_height + 100))
+    figure.update_yaxes(visible=False, range=[tops[-1], 0])
+    styled(figure, title=title, subtitle=subtitle, height=int(tops[-1] + 100))
     return figure.update_layout(margin={"l": 24, "r": 24, "b": 16}, showlegend=False)
 
 

@@ -37,7 +37,9 @@ def contact_sheet(dataset: Dataset, *, videos: int = 12, columns: int = 4) -> go
         captions,
         columns=columns,
         title=f"{dataset.name}: one frame from each of {len(pictures)} videos",
-        subtitle="each from the middle of a moment, with the sentence that describes it",
+        subtitle="each from the middle of a moment, with the sentence that describes it"
+        if first
+        else "from the middle",
     )
 
 

@@ -58,9 +58,10 @@ def recalls(
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, Mean]]) -> pd.DataFrame:
-    """All metrics in per cent, one row a metric, one column a source."""
+    """All metrics in per cent, one row a metric, one column a source; a dash where a source has no such metric."""
     table = pd.DataFrame({source: {name: 100 * mean.value for name, mean in rows[source].items()} for source in rows})
-    return table.reindex(list(max(rows.values(), key=len))).round(1)
+    table = table.reindex(list(max(rows.values(), key=len))).round(1)
+    return table.astype(object).where(table.notna(), "–")
 
 
 def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> go.Figure:
