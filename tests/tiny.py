@@ -20,13 +20,11 @@ class Batch:
         return Batch(self.x.to(device), self.y.to(device))
 
 
-class Points(torch.utils.data.Dataset):
-    """Points of the plane, labelled by the sign of their product."""
+class Pairs(torch.utils.data.Dataset):
+    """Inputs with a label each."""
 
-    def __init__(self, n, *, seed):
-        self.x = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
-        self.y = (self.x.prod(dim=1) > 0).long()
-        self.fingerprint = f"points-{n}-{seed}"
+    def __init__(self, x, y, *, fingerprint):
+        self.x, self.y, self.fingerprint = x, y, fingerprint
 
     def __len__(self):
         return len(self.x)
@@ -36,6 +34,14 @@ class Points(torch.utils.data.Dataset):
 
     def collate(self, items):
         return Batch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+
+
+class Points(Pairs):
+    """Points of the plane, labelled by the sign of their product."""
+
+    def __init__(self, n, *, seed):
+        x = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+        super().__init__(x, (x.prod(dim=1) > 0).long(), fingerprint=f"points-{n}-{seed}")
 
 
 class Classifier(nn.Module):

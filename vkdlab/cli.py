@@ -205,11 +205,21 @@ def lab(
 def bench(
     select: Annotated[str | None, typer.Option("-k", help="Only the benchmarks whose name contains this.")] = None,
 ) -> None:
-    """Measure speed and memory on this machine: the files of tests/benchmarks, run by pytest."""
+    """Measure speed on this machine, some 20 minutes; writes reports/benchmarks, a README.md and a JSON file each."""
     from .files import project_root
 
     root = project_root()
-    command = [sys.executable, "-m", "pytest", "-s", "-o", "addopts=", str(root / "tests" / "benchmarks")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-o",
+        "addopts=",
+        "-o",
+        "timeout=1800",
+        str(root / "tests" / "benchmarks"),
+    ]
     raise typer.Exit(_until_it_ends([*command, *(["-k", select] if select else [])], cwd=root))
 
 

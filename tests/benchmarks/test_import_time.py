@@ -4,8 +4,7 @@ import statistics
 import subprocess
 import sys
 
-from vkdlab.files import project_root, write_json
-from vkdlab.runs import machine
+from .records import Figure, record
 
 ROUNDS = 9
 LIMIT_S = 0.3
@@ -27,14 +26,17 @@ def test_importing_vkdlab_costs_at_most_three_tenths_of_a_second_beyond_torch():
             if round_ > 0:
                 wall[module].append(float(spent[0]))
                 cpu[module].append(float(spent[1]))
-    found = {
-        "what": "seconds of `import vkdlab` beyond `import torch`: median of the differences, in turns",
-        "rounds": ROUNDS,
-        "torch_s": statistics.median(wall["torch"]),
-        "beyond_s": statistics.median(b - a for a, b in zip(*wall.values(), strict=True)),
-        "beyond_cpu_s": statistics.median(b - a for a, b in zip(*cpu.values(), strict=True)),
-        "limit_s": LIMIT_S,
-        "machine": machine(),
-    }
-    write_json(project_root() / "reports" / "benchmarks" / "import_time.json", found)
-    assert found["beyond_s"] <= LIMIT_S, found
+    beyond, beyond_cpu = (
+        statistics.median(b - a for a, b in zip(*times.values(), strict=True)) for times in (wall, cpu)
+    )
+    record(
+        "import_time",
+        what="seconds of `import vkdlab` beyond `import torch`: median of the differences, in turns",
+        figures=[
+            Figure("waiting time", beyond, LIMIT_S, "s"),
+            Figure("processor time", beyond_cpu, LIMIT_S, "s"),
+        ],
+        rounds=ROUNDS,
+        torch_s=statistics.median(wall["torch"]),
+    )
+    assert beyond <= LIMIT_S

@@ -121,8 +121,8 @@ def other_decord(path: Path, indices: list[int], threads: int) -> dict[str, tupl
 
 def test_frame_reader_takes_at_most_a_tenth_longer_than_the_best_library_by_hand():
     from vkdlab.data.video import FrameReader
-    from vkdlab.files import project_root, write_json
-    from vkdlab.runs import machine
+
+    from .records import Figure, record
 
     readers = {"FrameReader": by_reader, "decord": by_decord, "PyAV": by_pyav, "OpenCV": by_opencv}
     rows, totals = [], {}
@@ -141,19 +141,19 @@ def test_frame_reader_takes_at_most_a_tenth_longer_than_the_best_library_by_hand
                     total = totals.setdefault(kind, dict.fromkeys(row, 0.0))
                     totals[kind] = {name: round(total[name] + row[name], 2) for name in row}
     packages = ("decord2", "av", "opencv-python-headless")
-    found = {
-        "what": "milliseconds to open a clip and read frames; median of rounds taken in turns; ratio to the best other",
-        "rounds": ROUNDS,
-        "limit": LIMIT,
-        "totals": {kind: {"ms": total, "ratio": ratio(total)} for kind, total in totals.items()},
-        "clips": rows,
-        "load": os.getloadavg()[0],
-        "libraries": {name: importlib.metadata.version(name) for name in packages},
-        "machine": machine(),
-    }
-    write_json(project_root() / "reports" / "benchmarks" / "video_reading.json", found)
-    ratios = {kind: value["ratio"] for kind, value in found["totals"].items() if "processor time, one" in kind}
-    assert max(ratios.values()) <= LIMIT, ratios
+    figures = [Figure(kind, ratio(total), LIMIT, "x") for kind, total in totals.items()]
+    record(
+        "video_reading",
+        what="`FrameReader` opens clips and reads frames, against the best other library by hand: ratio of the sums "
+        "over clips of the medians of rounds, in turns",
+        figures=figures,
+        rounds=ROUNDS,
+        totals_ms=totals,
+        clips=rows,
+        load=os.getloadavg()[0],
+        libraries={name: importlib.metadata.version(name) for name in packages},
+    )
+    assert max(figure.value for figure in figures if "processor time, one" in figure.name) <= LIMIT, figures
 
 
 def ratio(row: dict[str, float]) -> float:
