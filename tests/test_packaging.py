@@ -1,6 +1,8 @@
 """What is declared in several places says the same: pyproject.toml, constraints.txt, environment.yml, carriers.txt."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -65,6 +67,52 @@ def test_conda_users_get_the_dependencies_of_pyproject():
     makefile = (ROOT / "Makefile").read_text()
     assert f"'.[{extras}]'" in makefile, "conda users and `make` install the same extras"
     assert set(extras.split(",")) <= set(EXTRAS)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with what make and continuous integration look at, and no environment yet."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "carriers.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / ".ci", tmp_path / "clone" / ".ci")
+    return tmp_path
+
+
+def _printed(*command, folder):
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "VKDLAB_DATA"}
+    done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [
+        ("run", "vkdlab run --profile demo"),
+        ("lab", "vkdlab lab"),
+        ("test", "python -m pytest -n 2"),
+        ("bench", "vkdlab bench"),
+    ],
+)
+def test_every_target_installs_when_there_is_no_environment_and_only_then(clone, target, last):
+    first = _printed("make", "-n", target, folder=clone)
+    assert "-m venv .venv" in first
+    assert "--constraint constraints.txt --editable" in first
+    assert f".venv/bin/{last}" in first.splitlines()[-1]
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / ".installed").touch()
+    again = _printed("make", "-n", target, folder=clone)
+    assert "pip install" not in again
+    assert f".venv/bin/{last}" in again.splitlines()[-1]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_continuous_integration_runs_make_test_on_the_real_data_where_it_is(clone):
+    (clone / "clone" / "Makefile").write_text("test:\n\t@echo testing with [$(VKDLAB_DATA)]\nrun:\n\tfalse\n")
+    command = clone / "clone" / ".ci" / "run"
+    assert "testing with []" in _printed(command, folder="/")
+    (clone / "shared" / "data").mkdir(parents=True)
+    assert f"testing with [{(clone / 'shared' / 'data').resolve()}]" in _printed(command, folder="/")
 
 
 def test_importing_vkdlab_imports_no_heavy_companion():
