@@ -1,4 +1,4 @@
-"""What a person sees: the report page, and JupyterLab as `vkdlab lab` opens it. Needs chromium and playwright."""
+"""What a person sees: the report page, and JupyterLab as `vkdlab lab` opens it; in chromium, where there is one."""
 
 import os
 import re
@@ -20,10 +20,6 @@ from vkdlab.report import build
 from .test_report import EVIL, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
-]
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,6 +33,8 @@ QUIET = [
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
@@ -44,6 +42,7 @@ def browser():
         opened.close()
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
 def test_the_report_draws_its_figures_offline_and_fits_the_screen(browser, tmp_path, width, height):
     figure = go.Figure(go.Scatter(y=[1, 2, 3], name=EVIL), layout={"width": 2000})
@@ -114,6 +113,7 @@ def test_lab_listens_on_loopback_only_and_wants_its_token(lab):
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 def test_lab_opens_the_first_notebook_without_a_request_to_the_internet(lab, browser):
     address, *_ = lab
     if not (project_root() / "notebooks" / "00_start_here.ipynb").is_file():

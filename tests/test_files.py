@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def test_a_really_full_disk_is_reported_as_such(tmp_path):
     with pytest.raises(OSError, match=r"x\.bin could not be written.*disk is full"):
         write_to_full()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="rights work otherwise here")
+def test_a_folder_that_is_really_read_only_is_reported_as_such():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "locked")
+        folder.mkdir()
+        Path(name).chmod(0o755)
+        folder.chmod(0o555)
+        me = os.geteuid()
+        try:
+            if me == 0:  # whom no rights stop
+                os.seteuid(65534)
+            with pytest.raises(
+                OSError, match=r"x\.json could not be written: Permission denied.*change its permissions"
+            ):
+                files.write_json(folder / "x.json", 1)
+        finally:
+            os.seteuid(me)
+        assert list(folder.iterdir()) == []
 
 
 def test_ctrl_c_while_writing_leaves_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """Notebooks run without a browser: real kernels, real processes."""
 
+import errno
 import json
 import math
 import os
@@ -266,6 +267,25 @@ def test_a_read_only_folder_is_named_before_anything_starts(series, tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(OSError, match=r"cannot be written: Permission denied\. Choose another folder"):
         run(["00"], folder=series, out=tmp_path / "out", progress=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are told by /proc, a Linux thing")
+def test_a_disk_that_fills_up_stops_the_run_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    path = write_notebook(tmp_path / "a.ipynb", FINISH + "finish({'m': 1})", parameters=None)
+    fsync = os.fsync
+
+    def full(handle):
+        if "/.job." in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vkdlab.files.os.fsync", full)
+        with pytest.raises(OSError, match=r"job\.json could not be written: .*The disk is full: free some room"):
+            run([path], out=tmp_path / "out", progress=False)
+    assert list((tmp_path / "out" / "jobs").iterdir()) == []
+    assert "1 waiting" in (tmp_path / "out" / "index.html").read_text()
+    assert run([path], out=tmp_path / "out", progress=False).passed
 
 
 def test_two_runs_do_not_write_to_one_folder(series, tmp_path):
