@@ -144,6 +144,7 @@ class Manifest(_Model):
         "grounding",
         "action recognition",
         "question answering",
+        "highlight detection",
         "segmentation",
         "detection",
         "classification",
