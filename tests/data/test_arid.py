@@ -132,6 +132,13 @@ def test_a_stopped_build_goes_on_where_it_was(data_root, tmp_path, monkeypatch):
     ]
 
 
+def test_a_line_of_the_split_that_is_none_is_named(tmp_path):
+    (tmp_path / "arid6").mkdir()
+    (tmp_path / "arid6" / "validate.txt").write_text("0\t0\t24.mp4\n1\tJump\t25.mp4\n")
+    with pytest.raises(ValueError, match=r"validate\.txt, row 2: ValueError: .*'Jump'.* Get it: ask for ARID"):
+        load("arid6", "test", root=tmp_path)
+
+
 @pytest.mark.data
 def test_a_missing_clip_is_named(data_root, tmp_path):
     folder = tmp_path / "arid6"

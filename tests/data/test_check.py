@@ -97,6 +97,8 @@ def test_a_wrong_hash_is_damage_and_both_sides_are_told(toy):
     (line,) = report.damaged
     assert line.startswith("b.txt: expected 29 bytes with sha256 ")
     assert "found 29 with" in line
+    assert "to mend: put these files below" in report.text()
+    assert "not of the version that the manifest describes (1). Get it: ask the authors." in report.text()
 
 
 def test_an_empty_file_is_damage(toy):
@@ -187,6 +189,8 @@ def test_an_unknown_set_and_a_missing_root_are_errors(monkeypatch):
         "gmdcsa24",
         "qvhighlights",
         "tacos",
+        "tvsum",
+        "youtube-highlights",
     ],
 )
 def test_the_real_sets_are_whole(name, data_root):

@@ -201,6 +201,47 @@ def test_a_line_that_is_no_row_is_named(charades, line, reason):
     assert re.search(reason, problem.reason)
 
 
+GOOD = {
+    "qvhighlights": '{"qid": 1, "vid": "a", "query": "q", "duration": 9, "relevant_windows": [[1, 2]]}',
+    "nextqa": "video,question,answer,qid,type,a0,a1,a2,a3,a4\na,why,0,1,CW,a,b,c,d,e",
+    "tacos": '{"a": {"fps": 10, "num_frames": 90, "timestamps": [[10, 20]], "sentences": ["s"]}}',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "message"),
+    [
+        ("qvhighlights", "highlight_val_release.jsonl", '{"qid": 2', "row 2: JSONDecodeError: Expecting"),
+        ("qvhighlights", "highlight_val_release.jsonl", '{"qid": 2}', "row 2: expected a field 'vid', there is none"),
+        ("qvhighlights", "highlight_val_release.jsonl", '{"vid": "b", "duration": "long"}', "row 2: ValueError: could"),
+        ("nextqa", "val.csv", "b,why", "row 3: AttributeError"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named_with_its_file_and_the_cure(tmp_path, name, file, text, message):
+    folder = tmp_path / "annotations" / name
+    folder.mkdir(parents=True)
+    (folder / file).write_text(f"{GOOD[name]}\n{text}\n")
+    with pytest.raises(ValueError, match=f"{file}, {message}.*damaged, or of another version than .*Get it: "):
+        load(name, "val", root=tmp_path)
+
+
+def test_an_entry_that_lacks_a_field_is_named(tmp_path):
+    folder = tmp_path / "annotations" / "tacos"
+    folder.mkdir(parents=True)
+    (folder / "val.json").write_text(GOOD["tacos"].replace("num_frames", "frames"))
+    with pytest.raises(ValueError, match=r"val\.json, row a: expected a field 'num_frames', there is none"):
+        load("tacos", "val", root=tmp_path)
+
+
+def test_a_label_file_that_is_cut_off_is_named(tmp_path):
+    folder = tmp_path / "annotations" / "nextqa"
+    folder.mkdir(parents=True)
+    whole = gzip.compress("\n".join([GOOD["nextqa"], *(f"v{i},why,0,{i},CW,a,b,c,d,e" for i in range(9999))]).encode())
+    (folder / "val.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"val\.csv, row \d+: EOFError: Compressed file ended"):
+        load("nextqa", "val", root=tmp_path)
+
+
 def test_annotations_load_without_videos_and_videos_are_found_when_they_are_there(charades, tmp_path):
     assert charades(["AAAAA 1.0 2.5##a."]).videos["AAAAA"].path is None
     folder = tmp_path / "annotations" / "charades_sta" / "videos"

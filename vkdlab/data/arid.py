@@ -25,7 +25,7 @@ import numpy as np
 from ..files import cache_dir, hash_of, read_json, write_json
 from .datasets import Action, Dataset, Query, Video, spread
 from .manifests import DataMissing, Manifest, data_root
-from .readers.common import Request, open_text
+from .readers.common import Request
 from .video import FrameReader, write_video
 from .workers import Task, only_one, work
 
@@ -165,9 +165,9 @@ def _videos_folder() -> Path:
 def _clips(manifest: Manifest, folder: Path, split: str) -> list[Clip]:
     request = Request(manifest, split, "full", folder, folder)
     by_action: dict[str, list[str]] = {action: [] for action in ACTIONS}
-    for file in request.files:
-        with open_text(manifest, folder, file) as lines:
-            for line in lines:
+    with request.explained():
+        for file in request.files:
+            for _, line in request.lines(file):
                 _, label, name = line.split()
                 by_action[ACTIONS[int(label)]].append(f"{file.removesuffix('.txt')}/{name}")
     chosen = []

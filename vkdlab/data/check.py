@@ -46,6 +46,8 @@ class CheckReport:
     """Counts that differ from the manifest's."""
     notes: tuple[str, ...] = ()
     """What is known and no fault: published defects, videos that a person may add, sets that are built on first use."""
+    cure: str = ""
+    """What to do about files that are missing or damaged."""
 
     @property
     def ok(self) -> bool:
@@ -68,6 +70,8 @@ class CheckReport:
                 lines += [f"    {line}" for line in found[:SHOWN]]
                 if len(found) > SHOWN:
                     lines.append(f"    ... and {len(found) - SHOWN} more")
+        if self.cure and (self.missing or self.damaged):
+            lines.append(f"  to mend: {self.cure}")
         return "\n".join(lines)
 
 
@@ -106,8 +110,13 @@ def check(
         if not base.is_dir():
             return CheckReport(name, present=0, missing=(f"{base}: the whole folder. {manifest.cure}",))
         _check_files(found, base, manifests.checksums(manifest, folder=folder), progress=progress)
+        found.cure = (
+            f"put these files below {base} anew; one with another hash was changed, or is not of the version that the "
+            f"manifest describes ({manifest.version}). {manifest.cure}"
+        )
     if manifest.reader is None:
-        found.notes.append("vkdlab has no reader for this set: only its folder was looked for")
+        looked = "only its files were" if manifest.checksums else "only its folder was"
+        found.notes.append(f"vkdlab has no reader for this set: {looked} looked at")
     elif manifest.reader == "arid":
         _check_joined(found, base, profile or "demo")
     else:
@@ -125,10 +134,11 @@ class _Findings:
         self.overlapping: list[str] = []
         self.counts: list[str] = []
         self.notes: list[str] = []
+        self.cure = ""
 
     def report(self) -> CheckReport:
         lists = {key: tuple(value) for key, value in vars(self).items() if isinstance(value, list)}
-        return CheckReport(self.manifest.name, present=self.present, **lists)
+        return CheckReport(self.manifest.name, present=self.present, **lists, cure=self.cure)
 
     def file(self, path: Path, label: str, expected: tuple[int, str] | None) -> None:
         if reason := _damage(path, expected):

@@ -41,7 +41,7 @@ def load(
     Raises:
         ManifestError: no data set has the name; the message suggests the closest.
         DataMissing: its files are not there; the message says where a person gets them.
-        ValueError: there is no such split or profile.
+        ValueError: there is no such split or profile, or a label file is damaged; the message names file and row.
     """
     if profile not in PROFILES:
         raise ValueError(f"expected profile {', '.join(PROFILES)}, got {profile!r}")
@@ -66,4 +66,6 @@ def load(
     else:
         folder = manifest.at(root)
         base = manifests.data_root(root, wanted_by=name)
-    return READERS[manifest.reader](Request(manifest, split, profile, folder, base))
+    request = Request(manifest, split, profile, folder, base)
+    with request.explained():
+        return READERS[manifest.reader](request)

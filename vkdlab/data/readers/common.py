@@ -3,15 +3,18 @@ out."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from ..datasets import TOLERANCE_S, Action, Dataset, Problem, Query, Question, Video, moment_error, spread
-from ..manifests import DataMissing, Manifest
+from ..manifests import DataMissing, Manifest, ManifestError
+from ..video import VideoError
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,49 @@ class Request:
     """Whether sets that are built show a progress bar."""
     problems: list[Problem] = field(default_factory=list)
     """Filled while reading."""
+    place: list[str | int] = field(default_factory=list)
+    """File and row, or entry, that is being read; empty before and after."""
 
     @property
     def files(self) -> tuple[str, ...]:
         """Label files of the split, or of the split that it is held out of."""
         return self.manifest.files(self.split)
+
+    def lines(self, file: str) -> Iterator[tuple[int, str]]:
+        """Lines of a label file with their numbers from 1."""
+        with open_text(self.manifest, self.folder, file) as lines:
+            for row, line in enumerate(lines, start=1):
+                self.place[:] = file, row
+                yield row, line
+
+    def rows(self, file: str) -> Iterator[tuple[int, dict[str, str]]]:
+        """Rows of a CSV as fields by column, with their numbers; the header is row 1."""
+        with open_text(self.manifest, self.folder, file) as lines:
+            for row, fields in enumerate(csv.DictReader(lines), start=2):
+                self.place[:] = file, row
+                yield row, fields
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turns what a reader stumbles over into an error that names file and row.
+
+        Raises:
+            ValueError: a row lacks a field, holds what no field may hold, or cannot be unpacked.
+        """
+        try:
+            yield
+        except (VideoError, ManifestError):
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, EOFError, gzip.BadGzipFile, csv.Error) as error:
+            if not self.place:
+                raise
+            file, row = self.place
+            missing = isinstance(error, KeyError)
+            reason = f"expected a field {error}, there is none" if missing else f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{self.folder / str(file)}, row {row}: {reason}. The file is damaged, or of another version than "
+                f"{self.manifest.version!r}. {self.manifest.cure}"
+            ) from error
 
     def wants(self, video: str, *, group: str = "", position: float | None = None) -> bool:
         """Whether a video of `files` belongs to the split, held-out parts considered.
@@ -90,11 +131,13 @@ class Request:
         questions: Iterable[Question] = (),
     ) -> Dataset:
         """The data set read."""
+        videos = {video.id: video for video in videos}
+        self.place.clear()
         return Dataset(
             name=self.manifest.name,
             split=self.split,
             profile=self.profile,
-            videos={video.id: video for video in videos},
+            videos=videos,
             queries=tuple(queries),
             actions=tuple(actions),
             questions=tuple(questions),

@@ -6,7 +6,6 @@ rows, are named by video and index from 0.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 from collections import Counter, defaultdict
@@ -23,28 +22,27 @@ def charades_sta(request: Request) -> Dataset:
     (file,) = request.files
     videos, queries = {}, []
     paths = request.video_files()
-    with open_text(request.manifest, request.folder, file) as lines:
-        for row, line in enumerate(lines, start=1):
-            place, marks, sentence = line.partition("##")
-            fields = place.split()
-            if not marks or len(fields) != 3:
-                request.refuse(file, row, f"expected 'VIDEO start end##sentence', got {line.strip()!r}")
-                continue
-            name = fields[0]
-            if not request.wants(name):
-                continue
-            if name not in durations:
-                request.refuse(file, row, f"charades.json knows no video {name!r}")
-                continue
-            try:
-                times = clock_s(fields[1]), clock_s(fields[2])
-            except ValueError as error:
-                request.refuse(file, row, str(error))
-                continue
-            moment = request.moment(file, row, *times, durations[name])
-            if moment:
-                videos[name] = Video(name, paths.get(name), durations[name])
-                queries.append(Query(f"{name}:{row}", name, sentence.strip(), *moment))
+    for row, line in request.lines(file):
+        place, marks, sentence = line.partition("##")
+        fields = place.split()
+        if not marks or len(fields) != 3:
+            request.refuse(file, row, f"expected 'VIDEO start end##sentence', got {line.strip()!r}")
+            continue
+        name = fields[0]
+        if not request.wants(name):
+            continue
+        if name not in durations:
+            request.refuse(file, row, f"charades.json knows no video {name!r}")
+            continue
+        try:
+            times = clock_s(fields[1]), clock_s(fields[2])
+        except ValueError as error:
+            request.refuse(file, row, str(error))
+            continue
+        moment = request.moment(file, row, *times, durations[name])
+        if moment:
+            videos[name] = Video(name, paths.get(name), durations[name])
+            queries.append(Query(f"{name}:{row}", name, sentence.strip(), *moment))
     return request.dataset(videos.values(), queries=queries)
 
 
@@ -63,29 +61,26 @@ def qvhighlights(request: Request) -> Dataset:
     (file,) = request.files
     videos, queries = {}, []
     paths = request.video_files()
-    with open_text(request.manifest, request.folder, file) as lines:
-        for row, line in enumerate(lines, start=1):
-            entry = json.loads(line)
-            name, duration_s = entry["vid"], float(entry["duration"])
-            if not request.wants(name):
-                continue
-            windows = [
-                request.moment(file, row, *map(float, window), duration_s) for window in entry["relevant_windows"]
-            ]
-            windows = tuple(sorted(window for window in windows if window))
-            if not windows:
-                continue
-            longest = max(windows, key=lambda window: window[1] - window[0])
-            videos[name] = Video(name, paths.get(name), duration_s)
-            queries.append(
-                Query(
-                    str(entry["qid"]),
-                    name,
-                    entry["query"].strip(),
-                    *longest,
-                    windows_s=windows if len(windows) > 1 else (),
-                )
+    for row, line in request.lines(file):
+        entry = json.loads(line)
+        name, duration_s = entry["vid"], float(entry["duration"])
+        if not request.wants(name):
+            continue
+        windows = [request.moment(file, row, *map(float, window), duration_s) for window in entry["relevant_windows"]]
+        windows = tuple(sorted(window for window in windows if window))
+        if not windows:
+            continue
+        longest = max(windows, key=lambda window: window[1] - window[0])
+        videos[name] = Video(name, paths.get(name), duration_s)
+        queries.append(
+            Query(
+                str(entry["qid"]),
+                name,
+                entry["query"].strip(),
+                *longest,
+                windows_s=windows if len(windows) > 1 else (),
             )
+        )
     return request.dataset(videos.values(), queries=queries)
 
 
@@ -103,17 +98,18 @@ _GMDCSA24_SENTENCES = {
     "Standing": "a person is standing",
     "Walking": "a person walks",
 }
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 def gmdcsa24(request: Request) -> Dataset:
     """Rows with `in_pack` 1: each interval is an action, and a query whose sentence names its activity (ours)."""
     (file,) = request.files
-    with open_text(request.manifest, request.folder, file) as lines:
-        rows = [(number, row) for number, row in enumerate(csv.DictReader(lines), start=2) if row["in_pack"] == "1"]
+    rows = [(number, row) for number, row in request.rows(file) if row["in_pack"] == "1"]
     repeats = Counter((row["clip"], row["activity"]) for _, row in rows)
     seen: dict[tuple[str, str], int] = defaultdict(int)
     videos, queries, actions = {}, [], []
     for number, row in rows:
+        request.place[:] = file, number
         path = request.folder / "clips" / row["clip"]
         name = path.stem
         if name not in videos:
@@ -130,7 +126,7 @@ def gmdcsa24(request: Request) -> Dataset:
         seen[key] += 1
         again = repeats[key] > 1
         if again:
-            sentence += f" for the {('first', 'second', 'third', 'fourth')[seen[key] - 1]} time"
+            sentence += f" for the {_ORDINALS[seen[key] - 1]} time"
         queries.append(Query(f"{name}:{number}", name, sentence, *moment, kind="order" if again else "plain"))
         actions.append(Action(f"{name}:{number}", name, activity, *moment))
     return request.dataset(videos.values(), queries=queries, actions=actions)
@@ -141,6 +137,7 @@ def _entries(request: Request, scale) -> Dataset:
     videos, queries = {}, []
     paths = request.video_files()
     for name, entry in _json(request, file).items():
+        request.place[:] = file, name
         if not request.wants(name):
             continue
         unit_s, duration_s = scale(entry)

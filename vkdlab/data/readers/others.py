@@ -3,7 +3,6 @@ single clips."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import defaultdict
@@ -19,7 +18,7 @@ def nextqa(request: Request) -> Dataset:
     (file,) = request.files
     paths = request.video_files()
     videos, questions = {}, []
-    for row, fields in _rows(request, file):
+    for row, fields in request.rows(file):
         name = fields["video"]
         if not request.wants(name):
             continue
@@ -43,11 +42,11 @@ def nextqa(request: Request) -> Dataset:
 
 def epic_kitchens(request: Request) -> Dataset:
     """CSV with hh:mm:ss times, verb and noun classes; durations from EPIC_100_video_info.csv."""
-    durations = {row["video_id"]: float(row["duration"]) for _, row in _rows(request, "EPIC_100_video_info.csv")}
+    durations = {row["video_id"]: float(row["duration"]) for _, row in request.rows("EPIC_100_video_info.csv")}
     (file,) = request.files
     paths = request.video_files()
     videos, actions = {}, []
-    for row, fields in _rows(request, file):
+    for row, fields in request.rows(file):
         name = fields["video_id"]
         if not request.wants(name):
             continue
@@ -75,7 +74,7 @@ def actionsense(request: Request) -> Dataset:
     """One recording; each annotated activity is a query and an action, named by the uid that the feature file uses."""
     (file,) = request.files
     videos, queries, actions = {}, [], []
-    for row, fields in _rows(request, file):
+    for row, fields in request.rows(file):
         name = fields["subject"]
         if not request.wants(fields["uid"]):
             continue
@@ -91,11 +90,10 @@ def camvid(request: Request) -> Dataset:
     """Frames as pictures. A video's path is the folder of its frames; names carry the frame number at 30 Hz."""
     (file,) = request.files
     numbers: dict[str, list[int]] = defaultdict(list)
-    with open_text(request.manifest, request.folder, file) as lines:
-        for line in lines:
-            recording, number = line.split()[0].rpartition("/")[2].removesuffix(".png").split("_")
-            if request.wants(recording, group=recording):
-                numbers[recording].append(int(number.removeprefix("f")))
+    for _, line in request.lines(file):
+        recording, number = line.split()[0].rpartition("/")[2].removesuffix(".png").split("_")
+        if request.wants(recording, group=recording):
+            numbers[recording].append(int(number.removeprefix("f")))
     folder = request.folder / file.removesuffix(".txt")
     videos = []
     for recording, frames in numbers.items():
@@ -119,7 +117,7 @@ def clips(request: Request) -> Dataset:
     publishes."""
     (file,) = request.files
     videos, queries = {}, []
-    for row, fields in _rows(request, file):
+    for row, fields in request.rows(file):
         path = request.folder / fields["file"]
         name = path.stem
         if not path.is_file():
@@ -166,8 +164,3 @@ def _activitynet(request: Request, name: str) -> dict | None:
         return None
     with open_text(request.manifest, folder, "train.json") as file:
         return json.load(file).get(name)
-
-
-def _rows(request: Request, file: str):
-    with open_text(request.manifest, request.folder, file) as lines:
-        yield from enumerate(csv.DictReader(lines), start=2)
