@@ -209,18 +209,9 @@ def bench(
     from .files import project_root
 
     root = project_root()
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-s",
-        "-o",
-        "addopts=",
-        "-o",
-        "timeout=1800",
-        str(root / "tests" / "benchmarks"),
-    ]
-    raise typer.Exit(_until_it_ends([*command, *(["-k", select] if select else [])], cwd=root))
+    options = ["-s", "-o", "addopts=", "-o", "timeout=1800", *(["-k", select] if select else [])]
+    command = [sys.executable, "-m", "pytest", *options, str(root / "tests" / "benchmarks")]
+    raise typer.Exit(_until_it_ends(command, cwd=root))
 
 
 def _until_it_ends(command: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None) -> int:
