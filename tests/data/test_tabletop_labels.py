@@ -11,7 +11,8 @@ from vkdlab.data.tabletop import render, solids
 from vkdlab.data.tabletop.build import labels_of
 from vkdlab.data.tabletop.events import plan
 from vkdlab.data.tabletop.sound import RATE_HZ, event_sound, sound_track
-from vkdlab.data.tabletop.stage import MATERIALS, VERBS, layer_affine
+from vkdlab.data.tabletop.stage import MATERIALS, layer_affine
+from vkdlab.data.tabletop.verbs import VERBS
 
 SMOKE_LABELS_SHA256 = "b38db3eb95e520672d60283cc8a678a9d30d1c164d9b3183aff0472cedc0a4c0"
 

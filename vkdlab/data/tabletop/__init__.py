@@ -16,7 +16,8 @@ from vkdlab.data.datasets import SPLITS, Action, Dataset, Query, Question, Video
 from vkdlab.data.tabletop import labels
 from vkdlab.data.tabletop.build import build, built, world_folder
 from vkdlab.data.tabletop.labels import Instance, VideoAnnotations
-from vkdlab.data.tabletop.stage import PROFILES, SEMANTICS, VERBS, VERSION, WorldConfig, config_of, video_id
+from vkdlab.data.tabletop.stage import PROFILES, SEMANTICS, VERSION, WorldConfig, config_of, video_id
+from vkdlab.data.tabletop.verbs import VERBS
 from vkdlab.files import read_json
 
 __all__ = [

@@ -11,7 +11,6 @@ from vkdlab.data.tabletop.cast import draw_objects, dressed
 from vkdlab.data.tabletop.motions import APPROACH_S, WITHDRAW_S, Motion, Stream, Visit, hand_track, outside
 from vkdlab.data.tabletop.stage import (
     STAGE_WIDTH,
-    VERBS,
     Event,
     Layer,
     Object,
@@ -21,28 +20,8 @@ from vkdlab.data.tabletop.stage import (
     generator,
     nearness,
 )
+from vkdlab.data.tabletop.verbs import DIRECTIONS, MAY_HAVE_HAND, NEEDS_HAND, SECONDS, VERBS, WEIGHT
 
-SECONDS = {
-    "slide left": (1.2, 2.8),
-    "slide right": (1.2, 2.8),
-    "slide up": (1.2, 2.8),
-    "slide down": (1.2, 2.8),
-    "lift": (1.0, 2.2),
-    "drop": (1.0, 1.4),
-    "spin": (1.2, 3.0),
-    "grow": (1.2, 3.0),
-    "shrink": (1.2, 3.0),
-    "hide": (1.2, 2.4),
-    "reveal": (1.2, 2.4),
-    "collide": (1.4, 2.4),
-    "shake": (1.2, 3.0),
-    "pour-into": (2.6, 4.4),
-    "pick-up": (1.2, 2.4),
-    "put-down": (1.2, 2.4),
-}
-DIRECTIONS = {"slide left": (-1, 0), "slide right": (1, 0), "slide up": (0, -1), "slide down": (0, 1)}
-NEEDS_HAND = ("lift", "drop", "hide", "reveal", "pour-into", "pick-up", "put-down")
-MAY_HAVE_HAND = ("slide left", "slide right", "slide up", "slide down", "shake")
 HANDS, CLOTHS = 2, 2
 
 
@@ -188,7 +167,7 @@ class _Planner:
         for _ in range(8):
             if not options:
                 return False
-            weights = np.array([_WEIGHT.get(verb, 1.0) / (1 + used.count(verb)) for verb, _ in options])
+            weights = np.array([WEIGHT.get(verb, 1.0) / (1 + used.count(verb)) for verb, _ in options])
             verb, able = options[int(np.searchsorted(np.cumsum(weights), self.rng.random() * weights.sum()))]
             thing = self._pick(able)
             low, high = SECONDS[verb]
@@ -389,19 +368,3 @@ class _Planner:
                 x, y = self._uniform(0.3, STAGE_WIDTH - 0.3), self._uniform(0.7, 0.95)
                 point.hold(0, x=x, y=y)
                 self.visits.append(Visit(slot, self._arm_angle(x), start, start + stay, point))
-
-
-_WEIGHT = {  # evens out how often each verb happens: some rarely find room or the right object
-    "slide left": 2.4,
-    "slide right": 2.4,
-    "slide up": 2.4,
-    "slide down": 2.4,
-    "drop": 6.0,
-    "pour-into": 6.0,
-    "reveal": 2.2,
-    "put-down": 1.8,
-    "collide": 2.0,
-    "spin": 0.6,
-    "shake": 0.7,
-    "lift": 0.9,
-}

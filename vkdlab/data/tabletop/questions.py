@@ -8,7 +8,8 @@ import numpy as np
 
 from vkdlab.data.tabletop.events import Scene
 from vkdlab.data.tabletop.language import Story, attributes, choose, clause, describe, following, matching, only, phrase
-from vkdlab.data.tabletop.stage import STAGE_WIDTH, VERBS, Event, Object
+from vkdlab.data.tabletop.stage import STAGE_WIDTH, Event, Object
+from vkdlab.data.tabletop.verbs import VERBS
 
 ANSWERS = {
     "slide left": "it slides left",

@@ -18,24 +18,6 @@ VERSION = 1
 """Grows whenever labels or pictures of the world change; part of every folder's name."""
 
 SIZES = {"small": 0.21, "medium": 0.27, "large": 0.34}
-VERBS = (
-    "slide left",
-    "slide right",
-    "slide up",
-    "slide down",
-    "lift",
-    "drop",
-    "spin",
-    "grow",
-    "shrink",
-    "hide",
-    "reveal",
-    "collide",
-    "shake",
-    "pour-into",
-    "pick-up",
-    "put-down",
-)
 SEMANTICS = ("table", *SHAPES, "hand", "cloth")
 """Semantic classes; the index is the class number."""
 MATERIALS = {
