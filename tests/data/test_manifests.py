@@ -164,8 +164,8 @@ def test_a_set_that_is_only_named_says_so(tmp_path):
         load("tvqa", "train", root=tmp_path)
 
 
-def test_reading_labels_imports_no_notebook_browser_or_language_model():
-    heavy = "fiftyone", "ray", "IPython", "jupyterlab", "transformers"
+def test_reading_labels_imports_no_notebook_browser_network_or_picture_library():
+    heavy = "fiftyone", "ray", "IPython", "jupyterlab", "transformers", "torch", "pandas", "cv2"
     code = f"import sys, vkdlab.data; from vkdlab.data import load; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

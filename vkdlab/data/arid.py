@@ -1,11 +1,9 @@
-"""ARID-6, joined: several short clips of people acting in the dark, one after another, make one video with known
-moments.
+"""ARID-6, joined: several clips of people in the dark, one after another, make one video with known moments (ours).
 
 ARID's clips show one action each, so a grounding task comes from joining them; **the boundaries come from joining**,
-and a cut
-between two clips is easier to see than the end of an action within one shot. Frames are brightened, `x ** 0.4` on [0,
-1]. Which clips follow which, the sentences and the moments depend on the seed, the version and the clips' frame counts
-alone.
+and a cut between two clips is another thing to find than the end of an action within one shot. Frames are brightened,
+`x ** 0.4` on [0, 1]. Which clips follow which, the sentences and the moments depend on the seed, the version and the
+clips' frame counts alone.
 
 Two protocols: "arid6" follows the official split, whose test clips were filmed in other scenes than its training clips;
 "arid6-random" deals all clips out at random, so that scenes recur.

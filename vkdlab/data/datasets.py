@@ -1,7 +1,6 @@
 """What a data set is once it is loaded: videos, and sentences, actions and questions about moments of them.
 
-All times are seconds from the first frame, and every moment lies within its video: `0 <= start_s < end_s <=
-duration_s`.
+Times are seconds from the first frame; every moment lies within its video, `0 <= start_s < end_s <= duration_s`.
 A row of a source file that breaks this is left out by its reader and kept in `Dataset.problems`, by file and row.
 """
 
@@ -186,7 +185,7 @@ class Dataset:
 
         Args:
             fraction_or_n: a float in (0, 1] is a fraction of the videos (at least one is kept), an int a number of
-            videos.
+                videos.
 
         Raises:
             ValueError: the number is outside its range.

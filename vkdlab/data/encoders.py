@@ -75,8 +75,8 @@ def clip_encoder(name: str) -> Encoder:
 class ImageEncoder:
     """EfficientNet-Lite0's pooled features of the frame shown at the clip's centre.
 
-    Frames are resized so that their short side is 128 pixels: on frames of 160x120 and 256x192 that gives away little
-    against 224 pixels, which take three times as long.
+    Frames are resized so that their short side is 128 pixels, near that of the frames of `tabletop` and ARID: the 224
+    of the published network would be three times as many pixels, made up from the same picture.
 
     Args:
         short_side: pixels of the short side at the network's input.

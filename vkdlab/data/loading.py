@@ -29,8 +29,7 @@ def load(
     Args:
         name: a manifest's name, or the path of a folder that holds videos and a `moments.csv`.
         split: "train", "val" or "test"; a folder of one's own has "all" too. Where a set comes without a validation
-        split,
-            the manifest says what is held out of train.
+            split, the manifest says what is held out of train.
         profile: "smoke", "demo" or "full"; sets that exist in one size ignore it.
         root: the data root, default `$VKDLAB_DATA`.
         progress: whether a build shows its progress.

@@ -43,17 +43,15 @@ def own_videos(
     """Makes a data set of the videos in a folder.
 
     The CSV has a header with file, start, end and sentence in any order; a column `split` (train, val, test) is
-    followed when
-    there is one, other columns are passed over. Commas, semicolons and tabs separate; UTF-8 with or without a byte
-    order mark, and what Excel writes on Windows, are read.
+    followed when there is one, other columns are passed over. Commas, semicolons and tabs separate; UTF-8 with or
+    without a byte order mark, and what Excel writes on Windows, are read.
 
     Args:
         folder: holds the videos; `file` is relative to it.
         csv: the CSV's path, or its name in the folder.
         name: the data set's name, default the folder's.
         split: "all", or "train", "val", "test": by the column `split`; without one, videos are dealt out 70/15/15 by
-        a hash of
-            their names, with at least one video in each where there are three.
+            a hash of their names, with at least one video in each where there are three.
 
     Returns:
         The data set of the good rows, and the bad rows of the whole CSV.

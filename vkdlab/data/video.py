@@ -43,7 +43,7 @@ class FrameReader:
         path: the video file.
         backend: what decodes the frames.
         num_threads: threads that decode. One is best where several readers work side by side, in loader workers or
-            parallel jobs; more help a single reader of large or long stretches.
+            parallel jobs; more may help a single reader of large pictures or long stretches.
 
     Raises:
         FileNotFoundError: there is no such file.
