@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -219,6 +220,33 @@ def test_a_broken_video_of_a_set_that_vkdlab_makes_is_damage(tmp_path, monkeypat
     (folder / "smoke-train-0000.mp4").touch()
     (line,) = check("tabletop", profile="smoke").damaged
     assert "the file is empty. Delete it and build again" in line
+
+
+@pytest.fixture
+def tiny_world(tmp_path, monkeypatch):
+    """A finished world of two videos that is taken for the smoke profile; gives its folder."""
+    config = replace(tabletop.config_of("smoke"), videos={"train": 2, "val": 0, "test": 0})
+    monkeypatch.setenv("VKDLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(tabletop, "config_of", lambda profile: config)
+    return tabletop.build(config, workers=1, progress=False)
+
+
+def test_labels_of_the_world_that_cannot_be_read_are_damage(tiny_world):
+    assert check("tabletop", profile="smoke").ok
+    path = tiny_world / "labels" / "smoke-train-0001.npz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    (line,) = check("tabletop", profile="smoke").damaged
+    assert line.startswith("labels of smoke-train-0001 in ")
+    assert line.endswith("Delete both files and build again")
+    (tiny_world / "labels" / "smoke-train-0000.json").unlink()
+    assert "FileNotFoundError" in check("tabletop", profile="smoke").damaged[0]
+
+
+def test_labels_of_the_world_that_were_changed_are_damage(tiny_world):
+    path = tiny_world / "labels" / "smoke-train-0001.json"
+    path.write_text(path.read_text().replace('"start_s"', '"start_s" ').replace('"verb"', '"kind of verb"'))
+    (line,) = check("tabletop", profile="smoke").damaged
+    assert "they were changed after the build. Delete the folder and build again" in line
 
 
 def test_the_list_of_sets_tells_what_is_there(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import math
 import os
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -287,10 +289,22 @@ def _check_tabletop(profile: str, *, progress: bool) -> CheckReport:
         path = folder / "videos" / f"{name}.mp4"
         if reason := _damage(path, None):
             damaged.append(f"{path}: {reason}. Delete it and build again")
+        elif reason := _unreadable_labels(folder, name):
+            damaged.append(f"labels of {name} in {folder / 'labels'}: {reason}. Delete both files and build again")
         else:
             present += 1
+    if present == len(names) and (problem := tabletop.changed_labels(config, folder)):
+        damaged.append(problem)
     note = f"{len(built)} of {len(names)} videos of profile {profile} are built; the others are on first use"
     return CheckReport("tabletop", present=present, damaged=tuple(damaged), notes=(note,))
+
+
+def _unreadable_labels(folder: Path, name: str) -> str:
+    try:
+        tabletop.labels.read(folder, name)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _check_own(folder: Path) -> CheckReport:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vkdlab.data.datasets import SPLITS, Action, Dataset, Query, Question, Video
 from vkdlab.data.tabletop import labels
-from vkdlab.data.tabletop.build import build, built, world_folder
+from vkdlab.data.tabletop.build import build, built, changed_labels, world_folder
 from vkdlab.data.tabletop.labels import Instance, VideoAnnotations
 from vkdlab.data.tabletop.stage import PROFILES, SEMANTICS, VERSION, WorldConfig, config_of, video_id
 from vkdlab.data.tabletop.verbs import VERBS
@@ -31,6 +31,7 @@ __all__ = [
     "annotations",
     "build",
     "built",
+    "changed_labels",
     "config_of",
     "contact_sheet",
     "dataset",

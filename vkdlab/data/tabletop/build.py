@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vkdlab.data.datasets import SPLITS
+from vkdlab.data.tabletop.labels import read_arrays
 from vkdlab.data.tabletop.stage import MATERIALS, SEMANTICS, WorldConfig, config_of, generator, video_id
 from vkdlab.data.workers import Task, only_one, work
 from vkdlab.files import atomic_path, cache_dir, hash_of, read_json, write_json
@@ -180,10 +181,22 @@ def labels_hash(config: WorldConfig, folder: Path) -> str:
     for split, index in _numbers(config):
         name = video_id(config, split, index)
         digest.update(json.dumps(read_json(folder / "labels" / f"{name}.json"), sort_keys=True).encode())
-        with np.load(folder / "labels" / f"{name}.npz", allow_pickle=False) as arrays:
-            for key in ("masks", "boxes", "affines"):
-                digest.update(np.ascontiguousarray(arrays[key]).tobytes())
+        for array in read_arrays(folder, name):
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def changed_labels(config: WorldConfig, folder: Path) -> str:
+    """Why a finished world's labels are not those that were written; empty when they are."""
+    if not (folder / WORLD_FILE).is_file():
+        return ""
+    written, found = read_json(folder / WORLD_FILE)["labels_sha256"], labels_hash(config, folder)
+    if found == written:
+        return ""
+    return (
+        f"{folder / 'labels'}: the labels have sha256 {found[:12]}..., expected {written[:12]}... as {WORLD_FILE} "
+        "says: they were changed after the build. Delete the folder and build again"
+    )
 
 
 def _numbers(config: WorldConfig) -> list[tuple[str, int]]:

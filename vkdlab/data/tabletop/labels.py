@@ -91,11 +91,17 @@ def _between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.column_stack([turn, second[:, 2] - turn @ np.array([c, f])])
 
 
+def read_arrays(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads one video's masks, boxes and affines from a built world."""
+    # A damaged archive that NumPy opens itself stays open.
+    with open(folder / "labels" / f"{name}.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["masks"], arrays["boxes"], arrays["affines"]
+
+
 def read(folder: Path, name: str) -> VideoAnnotations:
     """Reads one video's labels from a built world."""
     rows = read_json(folder / "labels" / f"{name}.json")
-    with np.load(folder / "labels" / f"{name}.npz", allow_pickle=False) as arrays:
-        masks, boxes, affines = arrays["masks"], arrays["boxes"], arrays["affines"]
+    masks, boxes, affines = read_arrays(folder, name)
     return VideoAnnotations(
         id=name,
         path=folder / "videos" / f"{name}.mp4",
