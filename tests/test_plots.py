@@ -46,13 +46,10 @@ def test_bars_of_a_strip_lie_where_the_moments_lie():
         title="t",
     )
     bars = [trace for trace in figure.data if trace.type == "bar"]
-    assert [(bar.y[0], bar.base[0], bar.x[0]) for bar in bars] == [
-        ("truth", 1.0, 1.5),
-        ("guess", 0.0, 1.0),
-        ("guess", 2.0, 1.0),
-    ]
+    drawn = [moment for bar in bars for moment in zip(bar.y, bar.base, bar.x, strict=True)]
+    assert drawn == [("truth", 1.0, 1.5), ("guess", 0.0, 1.0), ("guess", 2.0, 1.0)]
     assert bars[0].marker.color == plots.TRUTH
-    assert bars[1].opacity > bars[2].opacity
+    assert bars[1].marker.opacity[0] > bars[1].marker.opacity[1]
     (curve,) = (trace for trace in figure.data if trace.name == "start")
     assert list(curve.x) == [0.75, 2.25]  # the middle of each of two clips
     assert figure.layout.xaxis3.title.text == "time (s)"
@@ -85,6 +82,7 @@ def test_curves_show_losses_as_they_are_and_metrics_in_per_cent():
     assert list(figure.data[0].y) == [3.0, 2.0]
     assert list(figure.data[1].y) == [25.0, 50.0]
     assert figure.layout.shapes[0].x0 == 2
+    assert [trace.legend for trace in figure.data] == ["legend", "legend2"]
 
 
 def test_a_metric_that_the_history_lacks_is_named_with_what_it_has():

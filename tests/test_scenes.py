@@ -22,7 +22,7 @@ def test_a_timeline_has_a_bar_for_every_event_of_the_video(world):
     video = next(iter(world.videos))
     events = {(action.start_s, action.end_s) for action in world.actions if action.video == video}
     bars = [trace for trace in scenes.timeline(world, video).data if trace.type == "bar"]
-    drawn = {(bar.base[0], bar.base[0] + bar.x[0]) for bar in bars}
+    drawn = {(base, base + length) for bar in bars for base, length in zip(bar.base, bar.x, strict=True)}
     assert len(drawn) == len(events)
     assert np.allclose(sorted(drawn), sorted(events))
 
@@ -64,3 +64,11 @@ def test_a_clip_is_most_like_itself(world):
     similarity = np.array(figure.data[0].z)
     assert np.allclose(np.diag(similarity), 1, atol=1e-2)
     assert np.allclose(similarity, similarity.T, atol=1e-2)
+
+
+def test_starts_and_ends_are_marked_in_every_panel(world):
+    video = next(iter(world.videos))
+    store = features.extract(world, "dis-flow", progress=False)
+    figure = scenes.similarity({"left": store, "right": store}, world, video)
+    events = [action for action in world.actions if action.video == video]
+    assert [shape.xref for shape in figure.layout.shapes] == ["x"] * 2 * len(events) + ["x2"] * 2 * len(events)

@@ -96,20 +96,21 @@ def picture_grid(
         for in_row in (pictures[first : first + columns] for first in range(0, len(pictures), columns))
     ]
     tops = [sum(row_heights[:row]) for row in range(len(row_heights) + 1)]
-    figure = go.Figure(go.Scatter(x=[0, columns], y=[0, tops[-1]], mode="markers", opacity=0, hoverinfo="skip"))
+    images, notes = [], []
     for place, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(place, columns)
-        figure.add_layout_image(
-            source=picture_uri(_at_most(image, int(cell * 1.5))), xref="x", yref="y", x=column + 0.5,
-            y=tops[row], sizex=0.97, sizey=row_heights[row] - caption_height,
-            xanchor="center", yanchor="top", sizing="contain",
-            layer="above",
+        images.append(
+            _placed(
+                _at_most(image, int(cell * 1.5)), x=column + 0.5, y=tops[row], sizex=0.97,
+                sizey=row_heights[row] - caption_height, yanchor="top",
+            )
         )  # fmt: skip
-        if caption:
-            figure.add_annotation(
-                x=column + 0.5, y=tops[row + 1] - caption_height / 2, text=caption, showarrow=False,
-                font={"size": 12},
-            )  # fmt: skip
+        notes.append(
+            {"x": column + 0.5, "y": tops[row + 1] - caption_height / 2, "text": caption, "showarrow": False,
+             "font": {"size": 12}}
+        )  # fmt: skip
+    figure = go.Figure(go.Scatter(x=[0, columns], y=[0, tops[-1]], mode="markers", opacity=0, hoverinfo="skip"))
+    figure.update_layout(images=images, annotations=notes if any(captions) else [])
     figure.update_xaxes(visible=False, range=[0, columns])
     figure.update_yaxes(visible=False, range=[tops[-1], 0])
     styled(figure, title=title, subtitle=subtitle, height=int(tops[-1] + 100))
@@ -161,16 +162,16 @@ def frame_strip(
     )
     _add_strip(figure, frames, times_s, step)
     for source, moments in moments_s.items():
-        for rank, (start_s, end_s) in enumerate(moments):
-            figure.add_trace(
-                go.Bar(
-                    y=[source], base=[start_s], x=[end_s - start_s], orientation="h", marker_color=colour_of[source],
-                    opacity=0.35 if ranked and rank and not source.startswith("truth") else 1.0, width=0.72,
-                    showlegend=False,
-                    hovertext=f"{source}: {start_s:.2f} to {end_s:.2f} s", hoverinfo="text",
-                ),
-                row=2, col=1,
-            )  # fmt: skip
+        pale = 0.35 if ranked and not source.startswith("truth") else 1.0
+        figure.add_trace(
+            go.Bar(
+                y=[source] * len(moments), base=[start_s for start_s, _ in moments],
+                x=[end_s - start_s for start_s, end_s in moments], orientation="h", width=0.72, showlegend=False,
+                marker={"color": colour_of[source], "opacity": [1.0] + [pale] * (len(moments) - 1)},
+                hovertext=[f"{source}: {start_s:.2f} to {end_s:.2f} s" for start_s, end_s in moments], hoverinfo="text",
+            ),
+            row=2, col=1,
+        )  # fmt: skip
     for name, values in (curves or {}).items():
         centres = (np.arange(len(values)) + 0.5) * duration_s / len(values)
         figure.add_trace(
@@ -187,12 +188,19 @@ def frame_strip(
     return figure.update_layout(barmode="overlay", margin={"l": 150})
 
 
+def _placed(image: np.ndarray, **where) -> dict:
+    """A picture for `layout.images`, in data coordinates; all are set at once, for plotly is slow to add one."""
+    fixed = {"xref": "x", "yref": "y", "xanchor": "center", "sizing": "contain", "layer": "above"}
+    return {"source": picture_uri(image)} | fixed | where
+
+
 def _add_strip(figure: go.Figure, frames: np.ndarray, times_s: Sequence[float], step: float) -> None:
-    for place, frame in enumerate(frames):
-        figure.add_layout_image(
-            source=picture_uri(_at_most(frame, 200)), xref="x", yref="y", x=(place + 0.5) * step, y=0.5,
-            sizex=0.98 * step, sizey=1, xanchor="center", yanchor="middle", sizing="contain", layer="above",
-        )  # fmt: skip
+    figure.update_layout(
+        images=[
+            _placed(_at_most(frame, 200), x=(place + 0.5) * step, y=0.5, sizex=0.98 * step, sizey=1, yanchor="middle")
+            for place, frame in enumerate(frames)
+        ]
+    )
     figure.add_trace(
         go.Scatter(
             x=[(place + 0.5) * step for place in range(len(frames))], y=[0.5] * len(frames), mode="markers", opacity=0,
@@ -226,18 +234,17 @@ def training_curves(
         figure.add_trace(
             go.Scatter(
                 x=table["epoch"], y=table[column] * (1 if kind == "loss" else 100), mode=mode, name=name,
-                line_color=PALETTE[place % len(PALETTE)],
+                line_color=PALETTE[place % len(PALETTE)], legend="legend" if kind == "loss" else "legend2",
             ),
             row=1, col=1 if kind == "loss" else 2,
         )  # fmt: skip
     figure.add_vline(
-        x=history.best_epoch,
-        line={"dash": "dash", "color": "#888888", "width": 1},
-        annotation_text="kept",
-        row=1,
-        col=2,
-    )
+        x=history.best_epoch, line={"dash": "dash", "color": "#888888", "width": 1}, annotation_text="kept",
+        annotation_position="bottom right", row=1, col=2,
+    )  # fmt: skip
     styled(figure, title=title, subtitle=subtitle, x="epoch", height=400)
+    figure.update_layout(legend2={**TEMPLATE.layout.legend.to_plotly_json(), "x": 0.55})
+    figure.update_xaxes(tick0=1, dtick=max(1, round(len(table) / 8)))
     figure.update_yaxes(title_text="training loss (nats)", row=1, col=1)
     return figure.update_yaxes(title_text="validation (%)", row=1, col=2)
 
@@ -287,8 +294,9 @@ def moment_map(
     figure = make_subplots(rows=1, cols=2, column_widths=[0.5, 0.5], horizontal_spacing=0.14)
     figure.add_trace(
         go.Heatmap(
-            x=middle, y=middle, z=np.where(counts.T > 0, counts.T, np.nan), colorscale="Blues", zmin=0,
-            colorbar={"title": "queries", "x": 0.44, "thickness": 12},
+            x=middle, y=middle, z=np.where(counts.T > 0, counts.T, np.nan),
+            colorscale=[[0, "#c6dbef"], [1, "#08306b"]], zmin=1, zmax=max(2, counts.max()),
+            colorbar={"title": "queries", "x": 0.43, "thickness": 12, "nticks": 5, "tickformat": "d"},
             hovertemplate="start %{x:.0f} %, end %{y:.0f} %: %{z} queries<extra></extra>",
         ),
         row=1, col=1,

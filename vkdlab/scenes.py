@@ -71,7 +71,7 @@ def timeline(dataset: Dataset, video: str, *, frames: int = 8, rows: int = 12) -
         moments_s=moments,
         ranked=False,
         title=f"{video}: {len(events)} things happen in {known.duration_s:.1f} s",
-        subtitle=f"{dataset.name}, {dataset.split} split; a bar runs from a moment's start to its end",
+        subtitle=f"{dataset.name}{_split_of(dataset)}; a bar runs from a moment's start to its end",
     )
 
 
@@ -123,14 +123,14 @@ def sound(dataset: Dataset, video: str, *, rate_hz: int = 16000) -> go.Figure:
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[22 * max(len(events), 1), 190], vertical_spacing=0.03
     )
-    for place, event in enumerate(events):
-        figure.add_trace(
-            go.Bar(
-                y=[f"{event.noun} {event.label}"], base=[event.start_s], x=[event.end_s - event.start_s],
-                marker_color=plots.PALETTE[place % len(plots.PALETTE)], showlegend=False, width=0.7, orientation="h",
-            ),
-            row=1, col=1,
-        )  # fmt: skip
+    figure.add_trace(
+        go.Bar(
+            y=[f"{event.noun} {event.label}" for event in events], base=[event.start_s for event in events],
+            x=[event.end_s - event.start_s for event in events], showlegend=False, width=0.7, orientation="h",
+            marker_color=[plots.PALETTE[place % len(plots.PALETTE)] for place in range(len(events))],
+        ),
+        row=1, col=1,
+    )  # fmt: skip
     figure.add_trace(
         go.Heatmap(
             x=np.arange(decibel.shape[1]) * 512 / rate_hz, y=np.arange(0, 513, 4) * rate_hz / 1024 / 1000,
@@ -151,7 +151,11 @@ def sound(dataset: Dataset, video: str, *, rate_hz: int = 16000) -> go.Figure:
 
 
 def similarity(
-    stores: Mapping[str, FeatureStore], dataset: Dataset, video: str, *, title: str = "What features see"
+    stores: Mapping[str, FeatureStore],
+    dataset: Dataset,
+    video: str,
+    *,
+    title: str = "Pictures stay alike for long, motion changes with every event",
 ) -> go.Figure:
     """How alike the clips of a video are to each extractor; lines where something starts or ends.
 
@@ -165,9 +169,10 @@ def similarity(
     """
     known = dataset.videos[video]
     events = [row for row in (dataset.actions or dataset.queries) if row.video == video]
+    marks = []
     figure = make_subplots(rows=1, cols=len(stores), subplot_titles=list(stores), horizontal_spacing=0.12)
     for column, store in enumerate(stores.values(), start=1):
-        clips = store.clips(video)
+        clips, axis = store.clips(video), column if column > 1 else ""
         centred = torch.nn.functional.normalize(clips - clips.mean(0), dim=1)
         times_s = (np.arange(len(clips)) + 0.5) * known.duration_s / len(clips)
         figure.add_trace(
@@ -177,9 +182,11 @@ def similarity(
             ),
             row=1, col=column,
         )  # fmt: skip
-        for event in events:
-            for time_s in (event.start_s, event.end_s):
-                figure.add_vline(x=time_s, line={"color": "#222222", "width": 0.7, "dash": "dot"}, row=1, col=column)
+        marks += [
+            {"type": "line", "xref": f"x{axis}", "yref": f"y{axis}", "x0": time_s, "x1": time_s, "y0": 0,
+             "y1": known.duration_s, "line": {"color": "#222222", "width": 0.7, "dash": "dot"}}
+            for event in events for time_s in (event.start_s, event.end_s)
+        ]  # fmt: skip
         figure.update_yaxes(range=[known.duration_s, 0], row=1, col=column, showgrid=False)
     plots.styled(
         figure,
@@ -188,8 +195,13 @@ def similarity(
         x="time (s)",
         height=480,
     )
+    figure.update_layout(shapes=marks, margin_t=104, title_pad_b=58)
     figure.update_xaxes(showgrid=False)
     return figure.update_yaxes(title_text="time (s)", row=1, col=1)
+
+
+def _split_of(dataset: Dataset) -> str:
+    return "" if dataset.split == "all" else f", {dataset.split} split"
 
 
 def _shortened(text: str, length: int) -> str:

@@ -80,7 +80,7 @@ def test_figures_show_what_was_measured(trained):
     assert (truth.base[0], truth.base[0] + truth.x[0]) == pytest.approx(teacher.items[0].moment_s)
     groups = figures.iou_by_group(teacher.items, title="t").data
     assert sum(int(name.split("n = ")[1]) for name in groups[0].x) == len(teacher.items)
-    assert list(figures.transfer({"tabletop": teacher}).data[0].y) == [bars["span teacher"].y[position]]
+    assert list(figures.transfer({"tabletop": teacher}).data[1].y) == [bars["span teacher"].y[position]]
 
 
 def test_runs_over_seeds_are_drawn_with_the_interval_of_their_mean(trained):

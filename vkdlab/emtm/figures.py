@@ -15,6 +15,7 @@ from vkdlab.emtm.teachers import TrainedTeacher
 from vkdlab.metrics import Mean, mean_interval
 
 LENGTHS = ("under 2 s", "2 to 4 s", "4 s and more")
+COLOURS = {"guess without looking": "#9a9a9a", "ceiling of the grid": "#d9d9d9", "span teacher": plots.PALETTE[0]}
 HEADLINES = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "mIoU")
 
 
@@ -35,7 +36,7 @@ def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -
         curves={"start": item.start_probs, "end": item.end_probs},
         curves_title="probability",
         title=f"“{item.sentence}”",
-        subtitle=f"{item.video}: IoU of the best moment with the truth {item.iou:.2f}; others are pale",
+        subtitle=f"{item.video}: IoU of the best moment with the truth {item.iou:.2f}; the next best are pale",
         colours={source: plots.PALETTE[0], "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
     )
 
@@ -45,15 +46,13 @@ def recalls(
 ) -> go.Figure:
     """Headline metrics side by side, in per cent, one series per source (teacher, baseline, ceiling)."""
     gain = rows["span teacher"]["R1@0.5"].value - rows["guess without looking"]["R1@0.5"].value
-    title = f"Looking is worth {100 * gain:.0f} points of R1@0.5"
+    points = f"{abs(100 * gain):.0f} points of R1@0.5"
+    title = f"Looking is worth {points}" if gain > 0 else f"This teacher is {points} below a guess without looking"
     values = {
         source: {name: metrics[name].value for name in names if name in metrics} for source, metrics in rows.items()
     }
-    colours = {source: "#9a9a9a" for source in rows if "guess" in source} | {
-        source: "#d9d9d9" for source in rows if "ceiling" in source
-    }
     return plots.bars(
-        values, title=title, subtitle=subtitle, x="metric", y="share of queries, or IoU (%)", colours=colours
+        values, title=title, subtitle=subtitle, x="metric", y="share of queries, or IoU (%)", colours=COLOURS
     )
 
 
@@ -65,27 +64,18 @@ def metrics_table(rows: Mapping[str, Mapping[str, Mean]]) -> pd.DataFrame:
 
 
 def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> go.Figure:
-    """R1@0.5 of teachers trained and tested on different data sets, with the guess without looking as a line."""
-    figure = go.Figure()
-    reached, guessed = (
-        [100 * each.metrics[source]["R1@0.5"].value for each in teachers.values()]
-        for source in ("span teacher", "guess without looking")
+    """R1@0.5 of teachers trained and tested on different data sets, beside a guess without looking."""
+    names = {name: f"{name}<br>{len(each.items)} queries" for name, each in teachers.items()}
+    values = {
+        source: {names[name]: each.metrics[source]["R1@0.5"].value for name, each in teachers.items()}
+        for source in ("guess without looking", "span teacher")
+    }
+    title = (
+        "What a teacher reaches depends on the data"
+        if len(teachers) > 1
+        else f"One data set so far: {next(iter(names))}"
     )
-    names = [f"{name}<br>{len(each.items)} queries" for name, each in teachers.items()]
-    figure.add_bar(
-        name="span teacher", x=names, y=reached, width=0.5, marker_color=plots.PALETTE[0],
-        hovertemplate="%{y:.1f} %<extra></extra>",
-    )  # fmt: skip
-    figure.add_scatter(
-        name="guess without looking", x=names, y=guessed, mode="markers",
-        marker={"symbol": "line-ew", "size": 70, "line": {"width": 3, "color": "#111111"}},
-        hovertemplate="%{y:.1f} %<extra></extra>",
-    )  # fmt: skip
-    for name, value, guess in zip(names, reached, guessed, strict=True):
-        figure.add_annotation(x=name, y=max(value, guess), text=f"{value:.1f}", showarrow=False, yshift=14)
-    plots.styled(
-        figure, title="What a teacher reaches depends on the data", subtitle=subtitle, x="data set", y="R1@0.5 (%)"
-    )
+    figure = plots.bars(values, title=title, subtitle=subtitle, x="data set", y="R1@0.5 (%)", colours=COLOURS)
     return figure.update_yaxes(range=[0, 109])
 
 
