@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from vkdlab.data import ManifestError
 from vkdlab.evidence import Claim, write_evidence
 from vkdlab.files import read_json, write_json
 from vkdlab.jobs import RaySlots
@@ -216,6 +217,8 @@ def test_evidence_with_holes_is_refused(report, tmp_path):
         ({"slots": 0}, ValueError, "slots must be at least 1, given 0"),
         ({"executor": "cloud"}, ValueError, "executor is 'local' or 'ray', given 'cloud'"),
         ({"data_root": "nowhere"}, FileNotFoundError, "data root nowhere is no folder; correct --data-root"),
+        ({"parameters": ["data=tabeltop"]}, ManifestError, "no data set is named 'tabeltop'. Did you mean tabletop"),
+        ({"sweep": ["data=tabletop,nowhere/at-all"]}, ManifestError, "nowhere/at-all"),
         ({"name": "../up"}, ValueError, r"a run's name is letters, digits .* given '\.\./up'"),
     ],
 )
@@ -223,6 +226,19 @@ def test_a_wrong_call_stops_before_anything_starts(series, tmp_path, arguments, 
     with pytest.raises(error, match=message):
         run(["00_good"], folder=series, out=tmp_path / "out", progress=False, **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_ones_own_is_found_from_where_the_call_is_made(series, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    report = run(["00_good"], folder=series, out=tmp_path / "out", parameters=["data=mine"], progress=False)
+    assert report.results[0].parameters["data"] == str(tmp_path / "mine")
+
+
+def test_a_run_is_named_by_what_sets_it_apart(series, tmp_path, monkeypatch):
+    monkeypatch.setattr("vkdlab.notebooks.project_root", lambda: tmp_path)
+    report = run(["00_good"], folder=series, parameters=["seed=3", "data=arid6"], profile="smoke", progress=False)
+    assert report.folder == tmp_path / "reports" / "runs" / "smoke-seed-3-data-arid6"
 
 
 def test_a_parameter_that_one_of_several_notebooks_lacks_is_refused(series, tmp_path):

@@ -77,6 +77,16 @@ def test_a_wrong_text_says_what_was_expected(text, message):
         settings([text], KNOWN, where="02")
 
 
+def test_a_text_is_one_of_the_choices_that_its_comment_lists():
+    known = read_parameters('device = "auto"  # auto: the GPU where there is one | cpu | cuda, the first', where="02")
+    assert known["device"].choices == ("auto", "cpu", "cuda")
+    assert settings(["device=cpu"], known, where="02") == {"device": "cpu"}
+    for given in (["device=gpu"], {"device": "gpu"}):
+        with pytest.raises(ParameterError, match="'device' is one of auto, cpu, cuda, given 'gpu'"):
+            settings(given, known, where="02")
+    assert KNOWN["profile"].choices == ()
+
+
 def test_values_from_python_are_held_to_the_same_types():
     given = {"seed": np.int64(3), "rate": 2, "ious": (0.5,)}
     assert settings(given, KNOWN, where="02") == {"seed": 3, "rate": 2.0, "ious": [0.5]}

@@ -137,7 +137,7 @@ def run(
         parameters: values by name, or texts `name=value` that are read by the type of the default.
         sweep: lists of values by name, or texts `seed=0..4`, `data=tabletop,arid6`; the product of all is run.
         profile: short for the parameter of that name.
-        name: name of the run, default the profile, and the swept parameters.
+        name: name of the run, default the profile, other parameters with their values, and the swept ones.
         out: folder of the run, default `reports/runs/<name>`.
         executor: `local` for this machine, `ray` for a Ray cluster.
         slots: jobs at a time, default half the cores; every job gets its share of the threads.
@@ -148,7 +148,8 @@ def run(
         progress: show a progress bar.
 
     Raises:
-        ParameterError: a parameter that a notebook does not have, or a value of the wrong type.
+        ParameterError: a parameter that a notebook does not have, a value of the wrong type or none of its choices.
+        ManifestError: no data set has the name that is given for `data`, and no folder the path.
         FileNotFoundError: no such notebook, or no such data root.
         ValueError: a file that is no notebook, fewer than one slot.
         ModuleNotFoundError: papermill or Ray is not installed.
@@ -172,6 +173,9 @@ def run(
     }
     swept = list(next(iter(combinations.values()))[0])
     fixed = {source.path.stem: settings(given, source.parameters, where=source.path.name) for source in sources}
+    for source in sources:
+        for values in (fixed[source.path.stem], *combinations[source.path.stem]):
+            values.update(_located(values, source))
     for stem in fixed:
         if both := set(fixed[stem]) & set(swept):
             raise ParameterError(f"parameter {min(both)!r} is set and swept; give it once")
@@ -181,7 +185,7 @@ def run(
         sweep,
         {"profile": profile, "name": name, "out": out, "data-root": data_root},
     )
-    name = name or "-".join(filter(None, [_profile_of(given, sources[0]), "sweep" if swept else "", *swept]))
+    name = name or _name_of(fixed[sources[0].path.stem], swept, sources[0])
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         raise ValueError(f"a run's name is letters, digits and - _ . +, given {name!r}")
     out = Path(out) if out is not None else project_root() / "reports" / "runs" / name
@@ -334,10 +338,29 @@ def _with_profile(parameters: Mapping | Sequence[str] | None, profile: str | Non
     return parameters | {"profile": profile}
 
 
-def _profile_of(given: Mapping | list[str], source: Source) -> str:
-    values = settings(given, source.parameters, where=source.path.name)
-    default = source.parameters["profile"].default if "profile" in source.parameters else source.path.stem
-    return str(values.get("profile", default))
+def _located(values: Mapping[str, Any], source: Source) -> dict[str, str]:
+    """A folder given as `data`, as seen from here: a kernel works elsewhere. Other names must be those of data sets."""
+    from .data import manifests
+
+    data = values.get("data")
+    known = manifests.names()
+    if not isinstance(data, str) or data in known or source.parameters["data"].default not in known:
+        return {}
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        manifests.get(data)  # says which names there are
+    return {"data": os.path.abspath(folder)}
+
+
+def _name_of(given: Mapping[str, Any], swept: Sequence[str], source: Source) -> str:
+    profile = source.parameters["profile"].default if "profile" in source.parameters else source.path.stem
+    others = [
+        f"{name}-{Path(value).name if isinstance(value, str) else value}"
+        for name, value in given.items()
+        if name != "profile"
+    ]
+    parts = [str(given.get("profile", profile)), *others, "sweep" if swept else "", *swept]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, parts)))
 
 
 def _command(

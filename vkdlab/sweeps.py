@@ -45,6 +45,13 @@ class Parameter:
         """Name of the type that values must have."""
         return "any literal" if self.default is None else type(self.default).__name__
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What a text may be when its comment lists choices, `# auto | cpu | cuda: the GPU`: the first word of each."""
+        if not isinstance(self.default, str) or " | " not in self.help:
+            return ()
+        return tuple(part.split()[0].rstrip(":,") for part in self.help.split(" | "))
+
     def __str__(self) -> str:
         return f"{self.name} ({self.type}, default {self.default!r})" + (f"  # {self.help}" if self.help else "")
 
@@ -64,6 +71,8 @@ class Parameter:
             value = list(value)
         if type(value) is not type(self.default) or (isinstance(value, float) and not math.isfinite(value)):
             raise self._wrong(value)
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"parameter {self.name!r} is one of {', '.join(self.choices)}, given {value!r}")
         if isinstance(value, list) and self.default:
             element = Parameter(name=self.name, default=self.default[0], help=self.help)
             try:
@@ -78,6 +87,8 @@ class Parameter:
         Raises:
             ParameterError: the text is no value of the parameter's type.
         """
+        if isinstance(self.default, str):
+            return self.checked(text)
         try:
             match self.default:
                 case bool():
@@ -86,8 +97,6 @@ class Parameter:
                     return int(text)
                 case float():
                     return self.checked(float(text))
-                case str():
-                    return text
                 case list():
                     if text.lstrip().startswith("["):
                         return self.checked(ast.literal_eval(text))
