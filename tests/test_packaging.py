@@ -97,7 +97,8 @@ def _printed(*command, folder):
 def test_every_target_installs_when_there_is_no_environment_and_only_then(clone, target, last):
     first = _printed("make", "-n", target, folder=clone)
     assert "-m venv .venv" in first
-    assert "--constraint constraints.txt --editable" in first
+    assert "--constraint constraints.txt" in first
+    assert "--editable" in first
     assert f".venv/bin/{last}" in first.splitlines()[-1]
     (clone / ".venv").mkdir()
     (clone / ".venv" / ".installed").touch()

@@ -289,7 +289,7 @@ def _plot(figure: Mapping, name: str, *, title: str, note: str = "") -> str:
     # A `<` inside a script element could end it; JSON allows its escape anywhere it can stand.
     data = json.dumps({"data": figure["data"], "layout": layout}, separators=(",", ":")).replace("<", "\\u003c")
     caption = f"<strong>{_text(title)}</strong>" if title else ""
-    caption += "".join(f"<span class=soft>{_text(text)} </span>" for text in notes if text)
+    caption += f"<span class=soft>{_text(' · '.join(filter(None, notes)))}</span>" if any(notes) else ""
     return (
         f"<figure tabindex=0>{f'<figcaption>{caption}</figcaption>' if caption else ''}"
         f"<div class=plot role=img aria-label='{_text(title or 'Figure')}' data-figure='{name}'"

@@ -51,7 +51,7 @@ details { margin-top: .8rem; } summary { cursor: pointer; color: var(--accent); 
 .error { border-left: .3rem solid var(--bad); padding-left: .9rem; margin-top: 1rem; }
 .error p { margin: .2rem 0; } code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .92em; }
 footer { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: var(--soft); font-size: .88rem; }
-@media (max-width: 40rem) { figure { overflow-x: auto; } .plot { min-width: 34rem; } .card { padding: .9rem; border-radius: .5rem; } .overview .optional { display: none; } h1 { font-size: 1.4rem; } }
+@media (max-width: 40rem) { figure { overflow-x: auto; } .plot { min-width: 34rem; } figcaption::after { content: "swipe the figure sideways for the rest"; color: var(--soft); font-size: .8rem; font-style: italic; } .card { padding: .9rem; border-radius: .5rem; } .overview .optional { display: none; } h1 { font-size: 1.4rem; } }
 @media print { .card { break-inside: avoid; } }
 """
 
@@ -59,7 +59,7 @@ NOTEBOOK_CSS = """
 .jp-Cell, .cell { margin: .9rem 0; min-width: 0; } .jp-InputPrompt, .jp-OutputPrompt, .prompt, .anchor-link, .jp-Collapser { display: none; }
 .jp-Cell img, .cell img { max-width: 100%; height: auto; }
 .highlight pre, .jp-OutputArea-output pre, .output pre { background: var(--code); }
-.jp-OutputArea-output { overflow-x: auto; }
+.jp-OutputArea-output { overflow-x: auto; } .jp-OutputArea-output pre, .output pre { white-space: pre-wrap; }
 .jp-RenderedHTMLCommon table { margin: .5rem 0; }
 .highlight .c1, .highlight .ch { color: var(--soft); font-style: italic; }
 .highlight .k, .highlight .kn, .highlight .kc, .highlight .ow { color: var(--accent); font-weight: 600; }
