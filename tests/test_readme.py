@@ -1,0 +1,70 @@
+"""The README's claims are those of the files they come from, and its pictures and names are there."""
+
+import json
+import re
+import runpy
+
+import numpy as np
+import pytest
+
+from vkdlab.data import manifests
+from vkdlab.files import project_root
+
+ROOT = project_root()
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_results_is_that_of_the_evidence():
+    script = runpy.run_path(str(ROOT / "reports" / "make_evidence.py"))
+    evidence = json.loads((ROOT / "reports" / "evidence" / "emtm.json").read_text())
+    assert script["readme_table"](evidence) in README
+
+
+def test_evidence_has_the_form_that_every_method_keeps():
+    for path in (ROOT / "reports" / "evidence").glob("*.json"):
+        evidence = json.loads(path.read_text())
+        assert list(evidence) == ["command", "data", "features", "versions", "machine", "date", "runs", "claims"]
+        for claim in evidence["claims"]:
+            assert set(claim) == {"name", "value", "low", "high", "n_seeds", "target", "met", "note"}
+            assert claim["met"] or claim["note"]
+
+
+def test_every_notebook_has_a_picture():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"reports/pictures/{path.stem}.png" in README
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"!?\[[^]]*\]\(([^)]+)\)", README))))
+def test_what_the_readme_links_to_is_there(target):
+    assert (ROOT / target).exists()
+
+
+def test_every_make_target_and_manifest_that_the_readme_names_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+    for name in ("tabletop", "pypi-clips"):
+        assert name in manifests.names()
+        assert name in README
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """With its paths put where this test made them."""
+    from vkdlab.data import write_video
+
+    folder = tmp_path / "my" / "folder"
+    frames = np.zeros((40, 32, 48, 3), np.uint8)
+    for name in ("clip.mp4", "my/folder/kitchen.mp4"):
+        write_video(tmp_path / name, frames, fps=10)
+    (folder / "moments.csv").write_text("file,start,end,sentence\nkitchen.mp4,0:00,0:02.5,an egg\n")
+    monkeypatch.chdir(tmp_path)
+    own, library = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    names = {}
+    exec(own, names)
+    assert len(names["dataset"].queries) == len(names["train"].queries) == 1
+    assert names["bad_rows"] == []
+    library = library.replace(
+        'train_span_teacher(splits, profile="smoke")', 'train_span_teacher(splits, profile="smoke", dim=16)'
+    )
+    exec(library, names)
+    assert 0 <= names["teacher"].metrics["span teacher"]["R1@0.5"].value <= 1
