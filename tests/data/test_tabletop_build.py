@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vkdlab.data import tabletop
+from vkdlab.data import FrameReader, tabletop
 
 BUILD = """
 import sys
@@ -79,11 +79,11 @@ def test_a_finished_world_is_not_touched_and_a_deleted_video_alone_is_made_again
     tiny = replace(tabletop.config_of("smoke"), videos={"train": 2, "val": 0, "test": 0})
     folder = tabletop.build(tiny, root=tmp_path, workers=1, progress=False)
     first, second = sorted((folder / "videos").iterdir())
-    stamp, picture = second.stat().st_mtime_ns, first.read_bytes()
+    stamp, pictures = second.stat().st_mtime_ns, FrameReader(first).frames(range(0, 60, 10))
     first.unlink()
     assert tabletop.build(tiny, root=tmp_path, workers=1, progress=False) == folder
     assert second.stat().st_mtime_ns == stamp
-    assert first.read_bytes() == picture
+    assert np.abs(FrameReader(first).frames(range(0, 60, 10)).astype(int) - pictures).mean() < 1
 
 
 def test_another_seed_is_another_world_in_another_folder():
