@@ -22,7 +22,9 @@ WORLD_S, SMOKE_S, DEMO_S = 180, 180, 360
 def vkdlab(tmp_path_factory):
     """Runs `vkdlab` with these words, and gives the seconds it took."""
     # The tests' one thread is not what a user gets.
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    # On the built-in world alone: real sets that are found below a data root are built, encoded and trained on besides.
+    left_out = ("OMP_NUM_THREADS", "VKDLAB_DATA")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment["VKDLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
     def timed(*words):
@@ -56,10 +58,10 @@ def test_the_whole_series_runs_within_minutes(vkdlab, tmp_path, profile, limit_s
     record(
         f"series_{profile}",
         what=f"`vkdlab run --profile {profile}` with an empty cache"
-        + (", the world built before" if profile == "demo" else ""),
+        + (", the world built before" if profile == "demo" else "")
+        + ", on the built-in world alone",
         figures=[Figure(f"all {len(notebooks)} notebooks", seconds, limit_s, "s")],
         notebooks_s=notebooks,
-        with_real_data=bool(os.environ.get("VKDLAB_DATA")),
         load=os.getloadavg()[0],
     )
     assert seconds <= limit_s, notebooks
