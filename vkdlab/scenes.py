@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from vkdlab import plots
 from vkdlab.data import Dataset, FrameReader
+from vkdlab.data.datasets import Action
 from vkdlab.data.feature_store import FeatureStore
 from vkdlab.data.tabletop import VideoAnnotations
 
@@ -58,7 +59,7 @@ def timeline(dataset: Dataset, video: str, *, frames: int = 8, rows: int = 12) -
     if video not in dataset.videos:
         raise KeyError(f"{dataset.name} {dataset.split} has no video {video!r}")
     known = dataset.videos[video]
-    events = [(f"{action.noun} {action.label}".strip(), action) for action in dataset.actions if action.video == video]
+    events = [(_event_name(action), action) for action in dataset.actions if action.video == video]
     events = events or [(_shortened(query.sentence, 28), query) for query in dataset.queries if query.video == video]
     moments: dict[str, list[tuple[float, float]]] = {}
     for label, event in sorted(events, key=lambda pair: pair[1].start_s)[:rows]:
@@ -125,7 +126,7 @@ def sound(dataset: Dataset, video: str, *, rate_hz: int = 16000) -> go.Figure:
     )
     figure.add_trace(
         go.Bar(
-            y=[f"{event.noun} {event.label}" for event in events], base=[event.start_s for event in events],
+            y=[_event_name(event) for event in events], base=[event.start_s for event in events],
             x=[event.end_s - event.start_s for event in events], showlegend=False, width=0.7, orientation="h",
             marker_color=[plots.PALETTE[place % len(plots.PALETTE)] for place in range(len(events))],
         ),
@@ -198,6 +199,10 @@ def similarity(
     figure.update_layout(shapes=marks, margin_t=104, title_pad_b=58)
     figure.update_xaxes(showgrid=False)
     return figure.update_yaxes(title_text="time (s)", row=1, col=1)
+
+
+def _event_name(action: Action) -> str:
+    return f"{action.noun}: {action.label}" if action.noun else action.label
 
 
 def _split_of(dataset: Dataset) -> str:

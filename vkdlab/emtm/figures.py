@@ -76,6 +76,7 @@ def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> g
         else f"One data set so far: {next(iter(names))}"
     )
     figure = plots.bars(values, title=title, subtitle=subtitle, x="data set", y="R1@0.5 (%)", colours=COLOURS)
+    figure.update_xaxes(title_standoff=24)
     return figure.update_yaxes(range=[0, 109])
 
 
@@ -138,6 +139,7 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
             )
         )
     plots.styled(figure, title=title, subtitle=subtitle, x="group", y="mean IoU, 95 % interval")
+    figure.update_xaxes(title_standoff=24)  # the names of the groups take two lines
     return figure.update_yaxes(range=[0, 1])
 
 
