@@ -102,8 +102,8 @@ def over_seeds(
     )  # fmt: skip
     figure.add_scatter(
         x=list(spread), y=[each.mean for each in spread.values()], mode="markers", name="their mean, 95 % interval",
-        marker={"color": plots.PALETTE[0], "size": 12, "symbol": "line-ew-open"},
-        error_y={"array": [_half(each) for each in spread.values()], "thickness": 2, "width": 8},
+        marker={"size": 14, "symbol": "line-ew", "line": {"color": plots.PALETTE[0], "width": 2}},
+        error_y={"array": [_half(each) for each in spread.values()], "width": 8, "color": plots.PALETTE[0]},
     )  # fmt: skip
     figure.add_scatter(
         x=list(fresh), y=[100 * each.metrics["span teacher"][metric].value for each in fresh.values()], mode="markers",
