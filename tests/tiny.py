@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from vkdlab.metrics import Mean
+from vkdlab.runs import Run
+from vkdlab.training import Data, TrainConfig, fit
 
 
 @dataclass
@@ -71,3 +73,29 @@ class Classifier(nn.Module):
 def classifier(*, seed=0, **options):
     torch.manual_seed(seed)
     return Classifier(**options)
+
+
+CONFIG = {"epochs": 4, "batch_size": 16, "lr": 0.02, "monitor": "accuracy", "device": "cpu"}
+
+
+def points():
+    return Data(Points(100, seed=1), Points(40, seed=2))
+
+
+def open_run(folder, name="tiny"):
+    return Run.open(name, {}, data="", runs_dir=folder)
+
+
+def train(folder, *, method=None, **changes):
+    method = method or classifier()
+    history = fit(method, points(), TrainConfig(**CONFIG | changes), run=open_run(folder), progress=False)
+    return method, history
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]

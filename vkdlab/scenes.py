@@ -156,7 +156,7 @@ def similarity(
     dataset: Dataset,
     video: str,
     *,
-    title: str = "Pictures stay alike for long, motion changes with every event",
+    title: str = "How alike the clips of a video are, by picture and by motion",
 ) -> go.Figure:
     """How alike the clips of a video are to each extractor; lines where something starts or ends.
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from tests.data.toy_manifest import TOY
 from vkdlab.data import catalogue, manifests, tabletop
 from vkdlab.data.check import check
 from vkdlab.data.manifests import DataMissing, ManifestError
@@ -38,20 +39,8 @@ def toy(tmp_path, monkeypatch):
         ]
         with open(shelf / "sums.csv", "w", newline="") as file:
             csv.writer(file).writerows([["path", "bytes", "sha256"], *rows])
-        values = {
-            "name": "toy",
-            "title": "Toy",
-            "task": "grounding",
-            "summary": "A toy.",
-            "source": "nowhere",
-            "citation": "none",
-            "licence": "CC0",
-            "redistributable": True,
-            "version": "1",
-            "where": "ask the authors.",
-            "folder": "toy",
+        values = TOY | {
             "checksums": "sums.csv",
-            "reader": "charades-sta",
             "splits": {
                 "train": {"files": ["a.txt"], "videos": 2, "queries": 2},
                 "test": {"files": ["b.txt"], "videos": 1},

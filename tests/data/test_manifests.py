@@ -7,23 +7,12 @@ import sys
 import pytest
 import yaml
 
+from tests.data.toy_manifest import TOY
 from vkdlab.data import manifests
 from vkdlab.data.loading import load
 from vkdlab.data.manifests import DataMissing, Manifest, ManifestError
 
-GOOD = {
-    "name": "toy",
-    "title": "Toy",
-    "task": "grounding",
-    "summary": "A toy.",
-    "source": "nowhere",
-    "citation": "none",
-    "licence": "CC0",
-    "redistributable": True,
-    "version": "1",
-    "where": "ask.",
-    "folder": "toy",
-    "reader": "charades-sta",
+GOOD = TOY | {
     "splits": {"train": {"files": ["a.txt"]}, "test": {"files": ["b.txt"]}},
 }
 

@@ -1,6 +1,6 @@
 """The span teacher: start and end of a moment as two distributions over the clips of a video.
 
-After SeqPAN (Zhang et al., ACL Findings 2021) as EMTM uses it (arXiv 2308.03725, section 3): one sequence encoder for
+After SeqPAN (Zhang et al., ACL Findings 2021) as EMTM uses it (arXiv 2308.03725): one sequence encoder for
 clips and words, dual attention between them, context-query attention, a matching head over {outside, start, inside,
 end}, and a predictor that is applied once for the start and again, on the start's features, for the end:
 
@@ -172,7 +172,7 @@ class SequenceEncoder(nn.Module):
 
 
 class DualAttention(nn.Module):
-    """One stream looks at itself and at the other; each view gates what it lets through of the other (SeqPAN, 3.2)."""
+    """One stream looks at itself and at the other; each view gates what it lets through of the other (after SeqPAN)."""
 
     def __init__(self, dim: int, *, heads: int, dropout: float):
         super().__init__()
@@ -220,7 +220,7 @@ class Attention(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Context-query attention both ways, then the pooled query joined to every clip (EMTM code, `CQAttention`)."""
+    """Context-query attention both ways, then the pooled query joined to every clip (EMTM, released code)."""
 
     def __init__(self, dim: int, *, dropout: float):
         super().__init__()

@@ -25,7 +25,8 @@ RECIPES = {
     "demo": TrainConfig(epochs=10, batch_size=32, lr=1e-3, warmup_epochs=1),
     "full": TrainConfig(epochs=60, batch_size=32, lr=5e-4, warmup_epochs=2, patience=12),
 }
-"""How a teacher is trained, per profile; ours, found on tabletop's validation split."""
+"""How a teacher is trained, per profile (ours): "demo" as long as tabletop's validation split asked for; "full" was not
+run yet."""
 
 
 @dataclass(frozen=True)
