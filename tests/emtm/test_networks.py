@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from vkdlab.emtm import SpanConfig, SpanTeacher
+from vkdlab.emtm import SpanConfig, SpanNetwork
 
 CONFIG = SpanConfig(video_dim=10, query_dim=6, dim=16, heads=4, max_clips=12, max_words=7)
 
@@ -20,7 +20,7 @@ def _inputs(clips=(12, 5, 1), words=(7, 2, 1)):
 
 @pytest.fixture
 def teacher():
-    return SpanTeacher(CONFIG).eval()
+    return SpanNetwork(CONFIG).eval()
 
 
 def test_padding_has_no_probability_and_real_clips_have_finite_logits(teacher):
@@ -58,7 +58,7 @@ def test_the_answer_depends_on_the_query(teacher):
 
 
 def test_every_weight_gets_a_gradient():
-    teacher = SpanTeacher(dataclasses.replace(CONFIG, dropout=0.0))
+    teacher = SpanNetwork(dataclasses.replace(CONFIG, dropout=0.0))
     output = teacher(*_inputs())
     (
         output.start_logits[output.mask].square().sum()
@@ -71,8 +71,8 @@ def test_every_weight_gets_a_gradient():
 
 
 def test_the_light_fusion_has_no_dual_attention():
-    light = SpanTeacher(dataclasses.replace(CONFIG, dual_layers=0))
-    assert not list(light.video_attention.parameters())
+    light = SpanNetwork(dataclasses.replace(CONFIG, dual_layers=0))
+    assert not list(light.branch.video_attention.parameters())
     assert light.eval()(*_inputs()).start_logits.shape == (3, 12)
 
 

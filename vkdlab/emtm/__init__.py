@@ -11,19 +11,27 @@ start.
 Notebook: `02_teacher_training`.
 """
 
-from vkdlab.emtm.distill import GroundingTeacher
 from vkdlab.emtm.moments import best_moments, moment_to_clips, non_maximum_suppression
-from vkdlab.emtm.networks import SpanConfig, SpanOutput, SpanTeacher
+from vkdlab.emtm.networks import Encoder, NetworkConfig, SpanBranch, SpanConfig, SpanNetwork
+from vkdlab.emtm.outputs import Boundaries, MapOutput, ProposalOutput, RegressionOutput, SpanOutput
 from vkdlab.emtm.predictions import Grounded, blind_guess, measure, predict, surest_wrong
+from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.emtm.teachers import RECIPES, TrainedTeacher, committed_runs, train_span_teacher, train_where_present
 
 __all__ = [
     "RECIPES",
+    "Boundaries",
+    "Encoder",
     "Grounded",
     "GroundingTeacher",
+    "MapOutput",
+    "NetworkConfig",
+    "ProposalOutput",
+    "RegressionOutput",
+    "SpanBranch",
     "SpanConfig",
+    "SpanNetwork",
     "SpanOutput",
-    "SpanTeacher",
     "TrainedTeacher",
     "best_moments",
     "blind_guess",

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from vkdlab.data.grounding import GroundingDataset
-from vkdlab.emtm.distill import GroundingTeacher
+from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.metrics import Mean, grounding_metrics, temporal_iou
 
 

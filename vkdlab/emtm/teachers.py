@@ -11,9 +11,9 @@ import torch
 
 from vkdlab.data.manifests import DataMissing
 from vkdlab.data.prepared import GroundingSplits, prepare_grounding
-from vkdlab.emtm.distill import GroundingTeacher
-from vkdlab.emtm.networks import SpanConfig
+from vkdlab.emtm.networks import SpanConfig, SpanNetwork
 from vkdlab.emtm.predictions import Grounded, blind_guess, measure, predict
+from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.files import project_root, read_json
 from vkdlab.history import History
 from vkdlab.metrics import Mean, grid_ceiling
@@ -82,7 +82,7 @@ def train_span_teacher(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        teacher = GroundingTeacher(config)
+        teacher = GroundingTeacher(SpanNetwork(config))
     run, history = trained_once(
         "span-teacher",
         teacher,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vkdlab.data.grounding import GroundingBatch
-from vkdlab.emtm import GroundingTeacher, SpanConfig, SpanOutput
-from vkdlab.emtm.distill import location_loss, match_loss, match_target, place_overlap, soft_target
+from vkdlab.emtm import GroundingTeacher, SpanConfig, SpanNetwork, SpanOutput
+from vkdlab.emtm.losses import location_loss, match_loss, match_target, place_overlap, soft_target
 
 
 def _output(start, end, match=None, mask=None):
@@ -87,7 +87,7 @@ def _batch(size=24, clips=10):
 def test_a_teacher_learns_to_find_what_the_query_names():
     batch = _batch()
     config = SpanConfig(video_dim=2, query_dim=2, dim=32, heads=4, max_clips=10, max_words=3, dropout=0.0)
-    teacher = GroundingTeacher(config)
+    teacher = GroundingTeacher(SpanNetwork(config))
     optimiser = torch.optim.Adam(teacher.parameters(), lr=3e-3)
     before = teacher.evaluate(batch)["mIoU"].value
     for _ in range(120):

@@ -1,6 +1,4 @@
-"""What a grounding network is trained on before anybody distils from it: hard labels (EMTM, released code).
-
-    L = CE(start, y_start) + CE(end, y_end) + CE_match + ||E E^T o (1 - I)||_F
+"""What span networks are trained on before anybody distils from them: hard labels (EMTM, released code).
 
 y has 0.5 on the true clip and 0.25 on each neighbour; what a missing neighbour would get goes to the true clip. The
 matching target is 1 within two clips of the start, 3 within two clips of the end (which wins where both hold), 2
@@ -11,61 +9,12 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from vkdlab.data.grounding import GroundingBatch
-from vkdlab.emtm.moments import best_moments, moment_to_clips
-from vkdlab.emtm.networks import SpanConfig, SpanOutput, SpanTeacher
-from vkdlab.metrics import Mean, grounding_metrics
+from vkdlab.emtm.outputs import SpanOutput
 
 OUTSIDE, START, INSIDE, END = range(4)
-
-
-class GroundingTeacher(nn.Module):
-    """A span teacher with its loss and its measures, as `vkdlab.training.fit` takes it.
-
-    Args:
-        config: sizes of the network.
-        match_weight: weight of the matching loss beside the location loss (EMTM: 1).
-    """
-
-    def __init__(self, config: SpanConfig, *, match_weight: float = 1.0):
-        super().__init__()
-        self.network = SpanTeacher(config)
-        self.match_weight = match_weight
-
-    def forward(self, batch: GroundingBatch) -> SpanOutput:
-        return self.network(batch.video, batch.video_mask, batch.query, batch.query_mask)
-
-    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:
-        """Named scalar losses; `total` is what training minimises."""
-        output = self(batch)
-        num_clips = batch.video_mask.sum(1)
-        clips = moment_to_clips(batch.moment_s, batch.duration_s, num_clips)
-        location = location_loss(output, clips)
-        match = match_loss(output, clips) + place_overlap(self.network.place_vectors)
-        return {"total": location + self.match_weight * match, "location": location, "match": match}
-
-    @torch.inference_mode()
-    def predict(self, batch: GroundingBatch, *, k: int = 5) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
-        """The k best moments in seconds, best first, and their scores (product of start and end probability)."""
-        output = self(batch)
-        return best_moments(
-            output.start_logits.softmax(1),
-            output.end_logits.softmax(1),
-            duration_s=batch.duration_s,
-            mask=batch.video_mask,
-            k=k,
-        )
-
-    @torch.inference_mode()
-    def evaluate(self, batch: GroundingBatch) -> dict[str, Mean]:
-        """Recall and mean IoU of the batch, as sums that add up over batches."""
-        moments_s, _ = self.predict(batch)
-        return grounding_metrics(
-            moments_s, batch.moment_s, duration_s=batch.duration_s, num_clips=batch.video_mask.sum(1)
-        )
 
 
 def location_loss(output: SpanOutput, clips: Int[Tensor, "b 2"]) -> Float[Tensor, ""]:
