@@ -28,6 +28,44 @@ def test_plans_have_the_sizes_that_the_manifest_says_and_share_no_clip(plans):
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("profile", ["smoke", "demo"])
+@pytest.mark.parametrize("name", ["arid6", "arid6-random"])
+def test_no_clip_is_in_two_groups_and_every_group_has_videos_and_clips_of_all_actions(name, profile, data_root):
+    manifest = manifests.get(name)
+    owner: dict[str, str] = {}
+    for split, groups in (("train", "abc"), ("val", ""), ("test", "ab")):
+        videos = arid.plan(manifest, manifest.at(data_root), split, profile=profile)
+        expected = [f"{split}-{letter}" for letter in groups] or [split]
+        assert [video.group for video in videos[: len(expected)]] == expected
+        sizes = [sum(video.group == group for video in videos) for group in expected]
+        assert sum(sizes) == len(videos)
+        assert max(sizes) - min(sizes) <= 1
+        for video in videos:
+            for clip in video.clips:
+                assert owner.setdefault(clip.path, video.group) == video.group
+        for group in expected:
+            shown = {clip.action for video in videos if video.group == group for clip in video.clips}
+            assert shown == set(arid.ACTIONS)
+
+
+def test_clips_are_dealt_out_evenly_by_action_whatever_their_order():
+    clips = [arid.Clip(f"{action}/{index}.mp4", action, 30) for action in arid.ACTIONS for index in range(7)]
+    dealt = arid.deal(clips, ("a", "b", "c"))
+    assert sorted(clip.path for found in dealt.values() for clip in found) == sorted(clip.path for clip in clips)
+    for found in dealt.values():
+        assert len(found) == 14
+        assert {sum(clip.action == action for clip in found) for action in arid.ACTIONS} == {2, 3}
+    assert arid.deal(clips[::-1], ("a", "b", "c")) == dealt
+
+
+def test_too_few_clips_for_the_groups_are_named():
+    clips = [arid.Clip(f"{action}/{index}.mp4", action, 30) for action in arid.ACTIONS for index in range(4)]
+    assert len(arid.deal(clips, ("a", "b"))) == 2
+    with pytest.raises(ValueError, match="3 clips of Turn are too few for 2 groups: each needs two clips of every"):
+        arid.deal([clip for clip in clips if clip.path != "Turn/0.mp4"], ("a", "b"))
+
+
+@pytest.mark.data
 def test_neighbours_differ_in_action_no_action_comes_three_times_and_lengths_are_in_range(plans):
     for video in (video for plan in plans.values() for video in plan):
         actions = [clip.action for clip in video.clips]
@@ -78,6 +116,7 @@ def test_the_built_videos_show_the_clips_at_the_moments_that_the_labels_say(data
     assert len(data.videos) == 6
     again = load("arid6", "val", profile="smoke", root=data_root, progress=False)
     assert again.fingerprint == data.fingerprint
+    assert {video.group for video in data.videos.values()} == {"val"}
     manifest = manifests.get("arid6")
     plan = arid.plan(manifest, manifest.at(data_root), "val", profile="smoke")
     for joined in plan[:2]:

@@ -7,6 +7,9 @@ clips' frame counts alone.
 
 Two protocols: "arid6" follows the official split, whose test clips were filmed in other scenes than its training clips;
 "arid6-random" deals all clips out at random, so that scenes recur.
+
+A video is joined from clips of one group. The training clips are dealt out to three groups and the test clips to two,
+so that a part of either can be held out or left unlabelled with no clip on both sides.
 """
 
 from __future__ import annotations
@@ -32,6 +35,11 @@ SIZE = (256, 192)
 GAMMA = 0.4
 MIN_CLIPS, MAX_CLIPS = 5, 8
 MIN_S, MAX_S = 10.0, 20.0
+GROUPS = {
+    "train": ("train-a", "train-b", "train-c"),
+    "val": ("val",),
+    "test": ("test-a", "test-b"),
+}
 ACTIONS = ("Jump", "Run", "Sit", "Stand", "Turn", "Walk")
 SENTENCES = {
     "Jump": ("a person jumps", "someone is jumping", "the person jumps up and down"),
@@ -63,6 +71,8 @@ class Joined:
     """Name of the video."""
     clips: tuple[Clip, ...]
     """In order; neighbours differ in action, and no action occurs more than twice."""
+    group: str = ""
+    """The group whose clips these are."""
 
 
 def dataset(
@@ -93,7 +103,8 @@ def dataset(
     build(joined, folder, workers=workers, progress=progress, label=f"{manifest.name} {split}")
     videos, queries, actions = [], [], []
     for video in joined:
-        videos.append(Video(video.id, file_of(video), sum(clip.frames for clip in video.clips) / FPS))
+        duration_s = sum(clip.frames for clip in video.clips) / FPS
+        videos.append(Video(video.id, file_of(video), duration_s, group=video.group))
         queries += _queries(video)
         actions += _actions(video)
     return Dataset(
@@ -109,11 +120,40 @@ def dataset(
 
 
 def plan(manifest: Manifest, folder: Path, split: str, *, profile: str) -> list[Joined]:
-    """Which clips follow which in every video of a split: the same on every machine."""
-    clips = _clips(manifest, folder, split)
+    """Which clips follow which in every video of a split: the same on every machine.
+
+    Videos take turns with the groups of the split.
+    """
+    groups = list(deal(_clips(manifest, folder, split), GROUPS[split]).items())
     count = manifest.build.profiles[profile][split]
     rng = random.Random(f"{manifest.name} {manifest.build.version} {manifest.build.seed} {split}")
-    return [Joined(f"{manifest.name}-{split}-{index:04d}", _chain(clips, rng)) for index in range(count)]
+    joined = []
+    for index in range(count):
+        group, clips = groups[index % len(groups)]
+        joined.append(Joined(f"{manifest.name}-{split}-{index:04d}", _chain(clips, rng), group=group))
+    return joined
+
+
+def deal(clips: Sequence[Clip], groups: Sequence[str]) -> dict[str, list[Clip]]:
+    """Deals clips out to groups, evenly for every action, in the order of a hash of their paths.
+
+    Raises:
+        ValueError: a group gets fewer than two clips of an action, too few to join.
+    """
+    dealt: dict[str, list[Clip]] = {group: [] for group in groups}
+    for shift, action in enumerate(ACTIONS):
+        of_action = sorted(
+            (clip for clip in clips if clip.action == action), key=lambda clip: (spread(clip.path), clip.path)
+        )
+        if len(of_action) < 2 * len(groups):
+            raise ValueError(
+                f"{len(of_action)} clips of {action} are too few for {len(groups)} groups: "
+                "each needs two clips of every action"
+            )
+        for rank, clip in enumerate(of_action):
+            # Each action starts with another group, so that those left over do not all fall to the first.
+            dealt[groups[(rank + shift) % len(groups)]].append(clip)
+    return {group: sorted(found, key=lambda clip: clip.path) for group, found in dealt.items()}
 
 
 def build(

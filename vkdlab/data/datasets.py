@@ -29,6 +29,9 @@ class Video:
     """The file; None where the data set comes without it."""
     duration_s: float
     """Length, seconds."""
+    group: str = ""
+    """Which part of the recordings it was made from; videos of different groups share none. Empty: the video is a group
+    of its own."""
 
 
 @dataclass(frozen=True)

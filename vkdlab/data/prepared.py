@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from .features import extract, sentence_features
 from .grounding import GroundingDataset
@@ -23,6 +24,8 @@ class GroundingSplits:
     """What chooses the best epoch."""
     test: GroundingDataset
     """What is reported, and nothing else."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments that `prepare_grounding` makes these splits again from, in another process too."""
 
 
 def prepare_grounding(
@@ -61,4 +64,8 @@ def prepare_grounding(
         GroundingDataset(splits[split], stores, sentences, max_clips=max_clips, standardisation=train.standardisation)
         for split in ("val", "test")
     )
-    return GroundingSplits(train=train, val=val, test=test)
+    source = {
+        "name": name, "profile": profile, "root": None if root is None else os.fspath(root),
+        "extractors": list(extractors), "stride_s": stride_s, "max_clips": max_clips,
+    }  # fmt: skip
+    return GroundingSplits(train=train, val=val, test=test, source=source)

@@ -66,6 +66,7 @@ def work(
     *,
     workers: int | None = None,
     label: str,
+    unit: str = "video",
     already: int = 0,
     progress: bool = True,
 ) -> list[Any]:
@@ -77,6 +78,7 @@ def work(
         items: by name; values are what JSON can hold. They are begun in their order.
         workers: processes of one thread each, by default one a core; 1 works in this process.
         label: what the progress bar is called.
+        unit: what an item is.
         already: items that were done before, for the progress bar.
         progress: shows a progress bar.
 
@@ -95,7 +97,7 @@ def work(
     answers = _in_processes(start, setup, items, workers) if workers > 1 else _here(start, setup, items)
     with contextlib.closing(answers):
         total, hidden = already + len(items), not (progress and items)
-        return list(tqdm(answers, desc=label, unit="video", initial=already, total=total, disable=hidden))
+        return list(tqdm(answers, desc=label, unit=unit, initial=already, total=total, disable=hidden))
 
 
 def _here(start: str, setup: Any, items: Mapping[str, Any]) -> Iterator[Any]:
