@@ -119,8 +119,8 @@ def test_continuous_integration_runs_make_test_on_the_real_data_where_it_is(clon
 def test_importing_vkdlab_imports_no_heavy_companion():
     script = (
         "import sys, vkdlab, vkdlab.data, vkdlab.metrics, vkdlab.training, vkdlab.cli\n"
-        "heavy = {'fiftyone', 'ray', 'jupyterlab', 'notebook', 'papermill', 'ipywidgets', 'IPython', 'transformers', 'onnx',"
-        "'onnxruntime', 'onnxscript'}\n"
+        "heavy = {'fiftyone', 'ray', 'jupyterlab', 'notebook', 'papermill', 'ipywidgets', 'IPython', 'transformers', "
+        "'onnx', 'onnxruntime', 'onnxscript'}\n"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
