@@ -41,8 +41,7 @@ def test_bars_of_a_strip_lie_where_the_moments_lie():
         [0.5, 1.5, 2.5],
         duration_s=3.0,
         moments_s={"truth": [(1.0, 2.5)], "guess": [(0.0, 1.0), (2.0, 3.0)]},
-        curves={"start": np.array([0.1, 0.9])},
-        curves_title="probability",
+        curves={"probability": {"start": np.array([0.1, 0.9])}},
         title="t",
     )
     bars = [trace for trace in figure.data if trace.type == "bar"]
@@ -53,6 +52,20 @@ def test_bars_of_a_strip_lie_where_the_moments_lie():
     (curve,) = (trace for trace in figure.data if trace.name == "start")
     assert list(curve.x) == [0.75, 2.25]  # the middle of each of two clips
     assert figure.layout.xaxis3.title.text == "time (s)"
+
+
+def test_curves_of_two_panels_share_a_colour_and_an_entry_of_the_legend():
+    panels = {"start": {"a": np.ones(2), "b": np.ones(2)}, "end": {"a": np.ones(3)}}
+    figure = plots.frame_strip(_frames(), [0.5, 1.5, 2.5], duration_s=3.0, moments_s={}, curves=panels, title="t")
+    curves = [trace for trace in figure.data if trace.mode == "lines"]
+    assert [(trace.name, trace.yaxis, trace.showlegend) for trace in curves] == [
+        ("a", "y3", True),
+        ("b", "y3", True),
+        ("a", "y4", False),
+    ]
+    assert curves[0].line.color == curves[2].line.color != curves[1].line.color
+    assert [figure.layout.yaxis3.title.text, figure.layout.yaxis4.title.text] == ["start", "end"]
+    assert figure.layout.xaxis4.title.text == "time (s)"
 
 
 def test_every_source_of_a_strip_has_its_own_colour():

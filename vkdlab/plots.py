@@ -123,22 +123,21 @@ def frame_strip(
     *,
     duration_s: float,
     moments_s: Mapping[str, Sequence[Sequence[float]]],
-    curves: Mapping[str, Float[np.ndarray, " _"]] | None = None,
-    curves_title: str = "",
+    curves: Mapping[str, Mapping[str, Float[np.ndarray, " _"]]] | None = None,
     ranked: bool = True,
     colours: Mapping[str, str] | None = None,
     title: str,
     subtitle: str = "",
 ) -> go.Figure:
-    """Frames along the time axis; under them a row of bars for each source of moments, then curves over the clips.
+    """Frames along the time axis; under them a row of bars for each source of moments, then panels of curves.
 
     Args:
         frames: pictures, RGB.
         times_s: the second each of them shows; they are spread evenly over the axis.
         duration_s: length of the video, seconds.
         moments_s: name of a source (truth, span teacher, ...) to its `[start_s, end_s]` pairs, best first.
-        curves: name of a curve to one value per clip of an even grid over the video.
-        curves_title: what the curves show, with the unit.
+        curves: panels one under another; what a panel shows, with its unit, to the name of a curve and one value per
+            clip of an even grid over the video.
         ranked: all but a source's first moment are pale; never those of the truth.
         colours: source or curve to colour; others take the palette in turn, and what begins with "truth" is dark.
 
@@ -152,11 +151,11 @@ def frame_strip(
     palette = iter(PALETTE * 9)
     colour_of = {
         name: (colours or {}).get(name) or (TRUTH if name.startswith("truth") else next(palette))
-        for name in (*moments_s, *(curves or {}))
+        for name in (*moments_s, *(name for panel in (curves or {}).values() for name in panel))
     }
     step = duration_s / len(frames)
     heights = [0.97 * 860 / len(frames) * frames.shape[1] / frames.shape[2], 26 * max(len(moments_s), 1) + 8]
-    heights += [110] if curves else []
+    heights += [110] * len(curves or {})
     figure = make_subplots(
         rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=16 / sum(heights)
     )
@@ -172,13 +171,19 @@ def frame_strip(
             ),
             row=2, col=1,
         )  # fmt: skip
-    for name, values in (curves or {}).items():
-        centres = (np.arange(len(values)) + 0.5) * duration_s / len(values)
-        figure.add_trace(
-            go.Scatter(x=centres, y=values, name=name, mode="lines", line={"color": colour_of[name], "shape": "hvh"}),
-            row=3, col=1,
-        )  # fmt: skip
-        figure.update_yaxes(title_text=curves_title, rangemode="tozero", row=3, col=1)
+    drawn = set()
+    for row, (panel_title, panel) in enumerate((curves or {}).items(), start=3):
+        for name, values in panel.items():
+            centres = (np.arange(len(values)) + 0.5) * duration_s / len(values)
+            figure.add_trace(
+                go.Scatter(
+                    x=centres, y=values, name=name, legendgroup=name, showlegend=name not in drawn, mode="lines",
+                    line={"color": colour_of[name], "shape": "hvh"},
+                ),
+                row=row, col=1,
+            )  # fmt: skip
+            drawn.add(name)
+        figure.update_yaxes(title_text=panel_title, rangemode="tozero", row=row, col=1)
     figure.update_yaxes(visible=False, range=[0, 1], row=1, col=1)
     figure.update_yaxes(autorange="reversed", showgrid=False, row=2, col=1)
     figure.update_xaxes(range=[0, duration_s], showgrid=False)

@@ -33,8 +33,7 @@ def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -
         times_s,
         duration_s=item.duration_s,
         moments_s={"truth": [item.moment_s], source: item.predicted_s[:3]},
-        curves={"start": item.start_probs, "end": item.end_probs},
-        curves_title="probability",
+        curves={"probability": {"start": item.start_probs, "end": item.end_probs}},
         title=f"“{item.sentence}”",
         subtitle=f"{item.video}: IoU of the best moment with the truth {item.iou:.2f}; the next best are pale",
         colours={source: plots.PALETTE[0], "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
@@ -120,7 +119,7 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
         {
             "iou": [item.iou for item in items],
             "kind": [item.kind or "any" for item in items],
-            "length": [_length_class(item.moment_s[1] - item.moment_s[0]) for item in items],
+            "length": [length_class(item.moment_s[1] - item.moment_s[0]) for item in items],
         }
     )
     figure = go.Figure()
@@ -143,7 +142,8 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
     return figure.update_yaxes(range=[0, 1])
 
 
-def _length_class(length_s: float) -> str:
+def length_class(length_s: float) -> str:
+    """Which of `LENGTHS` a moment of so many seconds belongs to."""
     return LENGTHS[(length_s >= 2) + (length_s >= 4)]
 
 
