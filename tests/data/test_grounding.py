@@ -156,6 +156,21 @@ def test_several_stores_are_joined_in_order_and_brought_to_the_finest_stride(tmp
         torch.testing.assert_close(grounding.videos[name][:, 6:], expected)
 
 
+def test_columns_name_where_each_extractors_features_lie(tmp_path):
+    first, second = store(tmp_path / "a"), store(tmp_path / "b", dim=2, seed=5)
+    assert GroundingDataset(dataset(), first, sentences()).columns == {"made": (0, 6)}
+    same = GroundingDataset(dataset(), [first, second, first], sentences())
+    assert same.columns == {"made": (0, 6), "made, store 2": (6, 8), "made, store 3": (8, 14)}
+    FeatureManifest(extractor="other", stride_s=0.5, dim=2, order="any", input="none").save(tmp_path / "b")
+    both = GroundingDataset(dataset(), [open_features(tmp_path / "b"), first], sentences())
+    assert list(both.columns.items()) == [("other", (0, 2)), ("made", (2, 8))]
+
+
+def test_lengths_are_the_clips_of_every_querys_video(tmp_path):
+    grounding = GroundingDataset(dataset(), store(tmp_path / "a"), sentences(), max_clips=16)
+    assert grounding.lengths == [len(grounding[i]["video"]) for i in range(9)] == [1] * 3 + [10] * 3 + [16] * 3
+
+
 def test_the_fingerprint_changes_with_data_features_and_settings_alone(tmp_path):
     features, other = store(tmp_path / "a"), store(tmp_path / "b", stride_s=0.25)
     same = GroundingDataset(dataset(), features, sentences()).fingerprint

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -204,7 +204,17 @@ class Dataset:
             count = int(fraction_or_n)
             if not 1 <= count <= total:
                 raise ValueError(f"{self.name} {self.split} has {total} videos, a subset of {count} was asked for")
-        kept = set(sorted(self.videos, key=lambda name: (spread(name), name))[:count])
+        return self.of_videos(sorted(self.videos, key=lambda name: (spread(name), name))[:count])
+
+    def of_videos(self, names: Iterable[str]) -> Dataset:
+        """The same data set with these videos alone, and what is said about them, in the order they have here.
+
+        Raises:
+            KeyError: it has no such video.
+        """
+        kept = set(names)
+        if unknown := sorted(kept - set(self.videos)):
+            raise KeyError(f"{self.name} {self.split} has no video {', '.join(map(repr, unknown[:5]))}")
         return replace(
             self,
             videos={name: video for name, video in self.videos.items() if name in kept},

@@ -5,6 +5,7 @@ Clip `i` of `n` covers `[i * duration_s / n, (i + 1) * duration_s / n)`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -144,6 +145,8 @@ class GroundingDataset(torch.utils.data.Dataset):
                 f"the features have {self.dim} dimensions, the standardisation was measured on "
                 f"{len(self.standardisation.mean)}: build both splits from the same feature stores"
             )
+        self.columns = _columns(stores)
+        """First and one past last column of every store's features, by extractor, in their order."""
         self.dataset = dataset
         self.sentences = sentences
         self.max_clips = max_clips
@@ -163,6 +166,30 @@ class GroundingDataset(torch.utils.data.Dataset):
     def query_dim(self) -> int:
         """Features a word piece."""
         return self.sentences.dim
+
+    @property
+    def lengths(self) -> list[int]:
+        """Clips of every query's video: what a training puts into batches by."""
+        return [len(self.videos[query.video]) for query in self.dataset.queries]
+
+    def subset(self, videos: Iterable[str]) -> GroundingDataset:
+        """The queries of these videos alone, with the same features in memory and the same standardisation.
+
+        Args:
+            videos: their ids; queries keep the order that they have here.
+
+        Raises:
+            KeyError: there is no such video.
+            ValueError: none of them has a query.
+        """
+        dataset = self.dataset.of_videos(videos)
+        if not dataset.queries:
+            raise ValueError(f"none of the {len(dataset.videos)} chosen videos of {dataset.name} has a query")
+        part = copy.copy(self)
+        part.dataset = dataset
+        part.videos = {name: clips for name, clips in self.videos.items() if name in dataset.videos}
+        part.fingerprint = hash_of(self.fingerprint, sorted(dataset.videos))
+        return part
 
     def __len__(self) -> int:
         return len(self.dataset.queries)
@@ -212,6 +239,18 @@ def _stores(features: FeatureStore | Sequence[FeatureStore]) -> list[FeatureStor
     if not stores:
         raise ValueError("at least one feature store is needed, got none")
     return stores
+
+
+def _columns(stores: list[FeatureStore]) -> dict[str, tuple[int, int]]:
+    columns: dict[str, tuple[int, int]] = {}
+    start = 0
+    for store in stores:
+        name, end = store.manifest.extractor, start + store.manifest.dim
+        if name in columns:
+            name = f"{name}, store {len(columns) + 1}"
+        columns[name] = (start, end)
+        start = end
+    return columns
 
 
 def _load(dataset: Dataset, stores: list[FeatureStore]) -> dict[str, Float32[Tensor, "l d"]]:
