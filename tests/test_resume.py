@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import Classifier, classifier, open_run, same_weights, train, without_times
+from tests.tiny import CONFIG, Classifier, Points, classifier, open_run, same_weights, train, without_times
 from vkdlab.history import History
+from vkdlab.training import Data, TrainConfig, fit
 from vkdlab.weights import load_tensors, save_tensors
 
 SCRIPT = """
@@ -123,6 +124,33 @@ def test_ctrl_c_in_any_step_or_validation_leads_to_the_same_weights(tmp_path, st
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     found, _ = train(tmp_path / "stopped", method=StopsItself())
     assert same_weights(found, expected)
+
+
+class Long(Points):
+    """Points with a length each, so that batches are made by length."""
+
+    lengths = tuple(1 + i * i % 7 for i in range(100))
+
+
+@pytest.mark.parametrize("step", [3, 7, 12])
+def test_a_training_with_batches_by_length_goes_on_with_the_same_batches(tmp_path, step):
+    def run(name, method):
+        data = Data(Long(100, seed=1), Points(40, seed=2))
+        return fit(method, data, TrainConfig(**CONFIG), run=open_run(tmp_path / name), progress=False)
+
+    torch.manual_seed(0)
+    expected = StopsItself()
+    whole = run("whole", expected)
+    torch.manual_seed(0)
+    stopped = StopsItself()
+    stopped.stop_at = ("loss", step)
+    with pytest.raises(KeyboardInterrupt, match="stopped in epoch"):
+        run("stopped", stopped)
+    found = StopsItself()
+    history = run("stopped", found)
+    assert same_weights(found, expected)
+    assert without_times(history.rows) == without_times(whole.rows)
+    assert not same_weights(expected, train(tmp_path / "plain")[0])
 
 
 def interrupted(folder, **changes):

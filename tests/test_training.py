@@ -105,6 +105,78 @@ def test_batches_are_spread_evenly_so_that_none_holds_a_single_sample(tmp_path):
     assert sizes == [11, 11, 11]
 
 
+class Long(Points):
+    """Points with a length each, drawn with many ties; keeps the samples of every batch."""
+
+    def __init__(self, n, *, seed, fewest=1, most=6):
+        super().__init__(n, seed=seed)
+        self.lengths = torch.randint(fewest, most, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+        self.batches = []
+
+    def __getitem__(self, index):
+        return index
+
+    def collate(self, items):
+        self.batches.append(items)
+        return super().collate([super(Long, self).__getitem__(index) for index in items])
+
+
+def batches_of(folder, data, *, seed=0, epochs=1, batch_size=16):
+    config = TrainConfig(**CONFIG | {"epochs": epochs, "seed": seed, "batch_size": batch_size})
+    fit(classifier(), Data(data, Points(8, seed=2)), config, run=open_run(folder), progress=False)
+    return data.batches
+
+
+def test_samples_of_like_length_come_in_one_batch(tmp_path):
+    n = 330
+    data = Long(n, seed=1, most=60)
+    found = batches_of(tmp_path / "long", data)
+    plain = Long(n, seed=1)
+    del plain.lengths
+    shuffled = batches_of(tmp_path / "plain", plain)
+    assert [len(batch) for batch in shuffled] == [16] * 15 + [15] * 6
+    assert len(found) == len(shuffled) == 21
+    assert sorted(row for batch in found for row in batch) == list(range(n))
+    for first in range(0, 21, 8):
+        run = [row for batch in shuffled[first : first + 8] for row in batch]
+        ranked = sorted(run, key=lambda row: (data.lengths[row], run.index(row)))
+        for batch in shuffled[first : first + 8]:
+            expected, ranked = ranked[: len(batch)], ranked[len(batch) :]
+            assert found.count(expected) == 1
+    firsts = [min(data.lengths[row] for row in batch) for batch in found]
+    assert firsts != sorted(firsts)
+
+    def padded(batches):
+        return sum(len(batch) * max(data.lengths[row] for row in batch) for batch in batches) / sum(data.lengths)
+
+    assert padded(found) < 1.15 < 1.6 < padded(shuffled)
+
+
+def test_batches_by_length_depend_on_seed_and_epoch_only_and_hold_every_sample_once_an_epoch(tmp_path):
+    a, b, c = (
+        batches_of(tmp_path / name, Long(50, seed=1), epochs=2, seed=seed)
+        for name, seed in zip("abc", (0, 0, 1), strict=True)
+    )
+    assert a == b != c
+    assert a[:4] != a[4:]
+    assert [sorted(row for batch in epoch for row in batch) for epoch in (a[:4], a[4:])] == [list(range(50))] * 2
+
+
+def test_samples_of_one_length_stay_in_their_shuffled_order_within_a_batch(tmp_path):
+    same = Long(50, seed=1, most=2)
+    plain = Long(50, seed=1)
+    del plain.lengths
+    found = batches_of(tmp_path / "same", same)
+    assert sorted(found) == sorted(batches_of(tmp_path / "plain", plain))
+
+
+def test_a_split_with_another_number_of_lengths_than_samples_is_refused(tmp_path):
+    data = Long(10, seed=1)
+    data.lengths = data.lengths[:9]
+    with pytest.raises(ValueError, match="the training split has 10 samples and 9 lengths"):
+        batches_of(tmp_path, data)
+
+
 def test_norms_and_biases_are_not_decayed_and_frozen_weights_stay(tmp_path):
     method = classifier()
     method.net[4].weight.requires_grad_(False)

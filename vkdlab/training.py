@@ -1,7 +1,8 @@
 """One loop for every method, on Lightning Fabric: fit, validate, stop early, checkpoint, resume (ours).
 
 A method is an `nn.Module` with `loss(batch) -> dict` of scalar tensors, of which "total" is minimised, and
-`evaluate(batch) -> dict[str, Mean]`; a batch has `.to(device)`.
+`evaluate(batch) -> dict[str, Mean]`; a batch has `.to(device)`. A training dataset that has `lengths`, a number a
+sample, gets samples of like length into one batch, so that little is padded.
 
 A training that was killed goes on where its last checkpoint was and ends, on the CPU, with the same weights bit for
 bit: the order of samples is a function of seed and epoch alone, the learning rate of the step alone, and the checkpoint
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -39,6 +41,8 @@ from .training_config import Data, TrainConfig
 
 _WITHOUT_EFFECT = ("workers", "checkpoint_every_epochs", "checkpoint_every_s")
 """Of a configuration: the same weights come out whatever these are."""
+RUN = 8
+"""Batches whose samples are sorted by length together: few enough that every epoch mixes them anew."""
 
 
 def fit(method: nn.Module, data: Data, config: TrainConfig, *, run: Run, progress: bool = True) -> History:
@@ -150,8 +154,7 @@ def _train(
         try:
             while state.epoch < config.epochs and not _out_of_patience(state, config):
                 bar.set_description(f"{run.name}: epoch {state.epoch + 1}/{config.epochs}", refresh=False)
-                order = torch.randperm(len(data.train), generator=_generator(config.seed, state.epoch))
-                remaining = _batches(order, config.batch_size)[state.step :]
+                remaining = _shuffled(data.train, config, epoch=state.epoch)[state.step :]
                 method.train()
                 started = time.monotonic() - state.seconds
                 for batch, rows in zip(_load(data.train, remaining, config.workers), remaining, strict=True):
@@ -184,7 +187,7 @@ def _train(
                 row = {
                     "epoch": state.epoch + 1,
                     "step": (state.epoch + 1) * steps,
-                    "lr": optimiser.param_groups[0]["lr"],
+                    "lr": learning_rate((state.epoch + 1) * steps - 1, steps=steps, config=config),
                 }
                 row |= {"seconds": time.monotonic() - started}
                 row |= {f"loss/{name}": total / state.samples for name, total in state.sums.items()}
@@ -240,6 +243,29 @@ def _optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 def _batches(order: Tensor, batch_size: int) -> list[list[int]]:
     """Spread evenly, so that no batch is left with the one sample that a batch norm cannot take."""
     return [rows.tolist() for rows in order.tensor_split(math.ceil(len(order) / batch_size))] if len(order) else []
+
+
+def _shuffled(dataset: Dataset, config: TrainConfig, *, epoch: int) -> list[list[int]]:
+    """The batches of an epoch, a function of seed and epoch alone.
+
+    With `lengths`, the shuffled order is cut into runs of `RUN` batches, each run is sorted by length and cut again,
+    and the batches are shuffled.
+    """
+    generator = _generator(config.seed, epoch)
+    order = torch.randperm(len(dataset), generator=generator)
+    batches = _batches(order, config.batch_size)
+    lengths = getattr(dataset, "lengths", None)
+    if lengths is None:
+        return batches
+    if len(lengths) != len(dataset):
+        raise ValueError(f"the training split has {len(dataset)} samples and {len(lengths)} lengths")
+    alike = []
+    for first in range(0, len(batches), RUN):
+        run = batches[first : first + RUN]
+        # A stable sort, so that ties stay in their shuffled order.
+        rows = iter(sorted((row for batch in run for row in batch), key=lambda row: lengths[row]))
+        alike += [list(islice(rows, len(batch))) for batch in run]
+    return [alike[i] for i in torch.randperm(len(alike), generator=generator)]
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
