@@ -1,0 +1,121 @@
+"""Regression networks: one moment, read off the clips by attention.
+
+After LGI (Mun et al., CVPR 2020): the words are fused into every clip, the clips look at their surroundings (local, by
+convolutions) and at each other (global, by attention), a temporal attention `a` pools them, the moment is regressed
+from what is pooled, and a guidance loss puts the attention inside the true moment:
+
+    L = 10 |m - m*|_1 + 1 - IoU(m, m*) - mean_{i inside} log a_i
+
+Ours: what is pooled is not a feature, from which a position can only be guessed, but what each clip says where the
+moment is,
+
+    m = sum_i a'_i [c_i - exp(x_i) / n, c_i + exp(y_i) / n],   a' = softmax(sharpness * logits)
+
+with the centre `c_i` of clip `i` of `n`. The sharper `a'` is there because the mean of two places that are both
+possible is neither. LGI's smooth L1 became L1 and IoU, its sequence of query phrases the fusion that all networks here
+share, and its distinct-attention loss went with the phrases.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vkdlab.data.grounding import GroundingBatch
+from vkdlab.emtm.networks import NetworkConfig
+from vkdlab.emtm.outputs import RegressionOutput
+from vkdlab.emtm.proposal_teacher import (
+    ClipHead,
+    ClipReader,
+    clips_inside,
+    distance_loss,
+    guidance_loss,
+    moments_around,
+)
+
+
+@dataclass(frozen=True)
+class RegressionConfig(NetworkConfig):
+    """What a regression network is made of."""
+
+    dual_layers: int = 1
+    """Rounds of dual attention between clips and words."""
+    sharpness: float = 4.0
+    """Factor on the attention's logits where it pools; 1 pools by the attention that is guided."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dual_layers < 0:
+            raise ValueError(f"RegressionConfig.dual_layers must be 0 or more, got {self.dual_layers}")
+        if not 0 < self.sharpness < math.inf:
+            raise ValueError(f"RegressionConfig.sharpness must be finite and above 0, got {self.sharpness}")
+
+
+@dataclass(frozen=True)
+class AttendedMoment(RegressionOutput):
+    """The answer of a regression network, and where it looked: the loss needs both."""
+
+    attention_logits: Float[Tensor, "b l"]
+    """Of the temporal attention; -inf on padding."""
+    inside_logits: Float[Tensor, "b l"]
+    """Of the fused clips' attention, before they saw their surroundings; -inf on padding."""
+    mask: Bool[Tensor, "b l"]
+    """True on real clips."""
+
+
+class RegressionNetwork(nn.Module):
+    """Clips and words to one moment.
+
+    Args:
+        config: sizes; see `RegressionConfig`.
+    """
+
+    def __init__(self, config: RegressionConfig):
+        super().__init__()
+        self.config = config
+        self.reader = ClipReader(config, dual_layers=config.dual_layers)
+        self.distances = ClipHead(config.dim, 2)
+        self.attention = ClipHead(config.dim, 1)
+
+    def forward(
+        self,
+        video: Float[Tensor, "b l v"],
+        video_mask: Bool[Tensor, "b l"],
+        query: Float[Tensor, "b w e"],
+        query_mask: Bool[Tensor, "b w"],
+    ) -> AttendedMoment:
+        """The moment that the attended clips agree on; arguments as for `Encoder`."""
+        fused, context, inside_logits = self.reader(video, video_mask, query, query_mask)
+        logits = self.attention(context, fused).squeeze(-1).masked_fill(~video_mask, -torch.inf)
+        attention = (self.config.sharpness * logits).softmax(1)
+        clip_moments = moments_around(self.distances(context, fused), video_mask)
+        return AttendedMoment(
+            moment=(attention[..., None] * clip_moments).sum(1).clamp(0, 1),  # rounding alone leaves the range
+            attention_logits=logits,
+            inside_logits=inside_logits,
+            mask=video_mask,
+        )
+
+    def loss(self, output: AttendedMoment, batch: GroundingBatch) -> dict[str, Tensor]:
+        """Distance of the moment and guidance of both attentions; "total" is their sum."""
+        truth = batch.moment_s / batch.duration_s[:, None]  # shares
+        inside = clips_inside(truth, output.mask)
+        counted = torch.ones_like(output.mask[:, :1])
+        losses = {
+            "distance": distance_loss(output.moment[:, None], truth, counted),
+            "guidance": guidance_loss(output.attention_logits, inside) + guidance_loss(output.inside_logits, inside),
+        }
+        return {"total": sum(losses.values()), **losses}
+
+    def moments(
+        self, output: RegressionOutput, batch: GroundingBatch, *, k: int
+    ) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        """The moment in seconds with score 1, then repeated with score 0: there is no second one."""
+        moments_s = (output.moment * batch.duration_s[:, None])[:, None].repeat(1, k, 1)
+        scores = torch.zeros_like(moments_s[..., 0])
+        scores[:, 0] = 1
+        return moments_s, scores
