@@ -29,6 +29,31 @@ def test_multiply_accumulates_equal_the_textbook_formulas():
     assert macs(nn.ReLU(), x) == 0
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(10, 7), (1, 1), (64, 64)])
+def test_fused_attention_is_counted_as_its_two_products(queries, keys):
+    q, k = torch.rand(2, 4, queries, 8), torch.rand(2, 4, keys, 8)
+    expected = 2 * (2 * 4 * queries * keys * 8)
+    attention = nn.functional.scaled_dot_product_attention
+    assert macs(attention, q, k, k) == expected
+    mask = torch.ones(2, 1, 1, keys, dtype=torch.bool)
+    assert macs(attention, q, k, k, mask) == expected
+    assert macs(attention, q.bfloat16(), k.bfloat16(), k.bfloat16()) == expected
+    assert macs(attention, q.clone().requires_grad_(), k, k) == expected
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_torchs_own_attention_modules_are_counted_in_either_mode(training):
+    n, d, hidden, x = 10, 32, 64, torch.rand(1, 10, 32)
+    products = 4 * n * d * d + 2 * n * n * d
+    attention = nn.MultiheadAttention(d, 4, batch_first=True).train(training)
+    for need_weights in (True, False):
+        assert macs(lambda x, need=need_weights: attention(x, x, x, need_weights=need), x) == products
+    layer = nn.TransformerEncoderLayer(d, 4, hidden, batch_first=True).train(training)
+    assert macs(layer, x) == products + 2 * n * d * hidden
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 def test_counting_leaves_the_module_as_it_was():
     module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
     mean = module[1].running_mean.clone()

@@ -2,18 +2,21 @@
 
 Multiply-accumulates are half of the floating-point operations that `torch.utils.flop_counter` counts: matrix products,
 convolutions and attention. Element-wise work, norms and embeddings count as nothing there, as in published tables.
+Attention counts as its two products, a masked one as a full one.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -38,12 +41,24 @@ def macs(function: Callable[..., Any], *inputs: Any) -> int:
     if was_training:
         function.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _counted_attention(), FlopCounterMode(display=False) as counter:
             function(*inputs)
     finally:
         if was_training:
             function.train()
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _counted_attention() -> Iterator[None]:
+    """Attention as plain matrix products: torch's counter does not know the fused kernels of every device."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @dataclass(frozen=True)
