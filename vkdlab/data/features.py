@@ -7,7 +7,7 @@ here too.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "FeatureMismatch",
     "FeatureStore",
     "Sentences",
+    "content_id",
     "encode_video",
     "extract",
     "manifest_of",
@@ -120,11 +121,13 @@ def encode_video(
     duration_s: float | None = None,
     stride_s: float = 0.5,
     gamma: float = 1.0,
+    encoded: Callable[[int], object] = lambda clips: None,
 ) -> Float32[np.ndarray, "l d"]:
     """Features of one video's clips, decoded piece by piece so that a long video does not fill the memory.
 
     Args:
         duration_s: length of the video as the data set states it; by default what its file says.
+        encoded: told after each piece how many clips it had.
 
     Raises:
         VideoError: the file cannot be decoded, or is a stride and 5 % shorter than `duration_s`.
@@ -150,6 +153,7 @@ def encode_video(
             frames = brighter[frames]
         clips = clips.reshape(-1, picked.shape[1])
         features.append(encoder.encode(frames, timestamps_s[indices], clips))
+        encoded(len(clips))
     return np.concatenate(features)
 
 
@@ -178,7 +182,7 @@ def task(folder: str) -> Task:
         path, duration_s = Path(given[0]), given[1]
         stride_s, gamma = store.manifest.stride_s, store.manifest.gamma
         try:
-            source = _content_id(path)
+            source = content_id(path)
             features = encode_video(path, encoder, duration_s=duration_s, stride_s=stride_s, gamma=gamma)
         except (VideoError, FileNotFoundError) as error:
             return f"{name}: {error}"
@@ -196,10 +200,10 @@ def _is_done(store: FeatureStore, video: Video) -> bool:
     except (OSError, SafetensorError):
         return False
     expected = (num_clips(video.duration_s, store.manifest.stride_s), store.manifest.dim)
-    return shape == expected and video.path.is_file() and source == _content_id(video.path)
+    return shape == expected and video.path.is_file() and source == content_id(video.path)
 
 
-def _content_id(path: Path) -> str:
+def content_id(path: Path) -> str:
     """Size and hash of both ends of a file: tells a replaced video without reading gigabytes."""
     size, end = path.stat().st_size, 2**16
     with open(path, "rb") as file:

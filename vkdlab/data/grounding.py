@@ -145,6 +145,8 @@ class GroundingDataset(torch.utils.data.Dataset):
                 f"the features have {self.dim} dimensions, the standardisation was measured on "
                 f"{len(self.standardisation.mean)}: build both splits from the same feature stores"
             )
+        self.manifests = tuple(store.manifest for store in stores)
+        """How every store's features were made, in their order."""
         self.columns = _columns(stores)
         """First and one past last column of every store's features, by extractor, in their order."""
         self.dataset = dataset
