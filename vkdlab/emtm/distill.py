@@ -173,20 +173,7 @@ class EMTM(nn.Module):
             losses["isomorphic"] = _hard_loss(self.isomorphic, output, hard)
         total = sum(losses.values())
         if self.config.distill and self.config.as_released:
-            start, end, _ = self._ensemble(batch, clips, words)
-            rows = batch.has_teachers
-            ensemble = replace(
-                student,
-                start_logits=start.masked_fill(~student.mask, -torch.inf),
-                end_logits=end.masked_fill(~student.mask, -torch.inf),
-            )
-            losses["ensemble"] = _location_loss(ensemble, _target(batch, rows & batch.has_moment, batch.moment_s))
-            longer = (0, self.config.student.max_clips - start.shape[1])  # released: every video has so many clips
-            start, end, start_logits, end_logits, mask = (
-                functional.pad(x, longer) for x in (start, end, student.start_logits, student.end_logits, student.mask)
-            )
-            pairs = ((start_logits, start), (end_logits, end))
-            losses["soft"] = self._soft_loss(released_soft_loss, pairs, mask, rows)
+            losses |= self._released_losses(batch, student, clips, words)
             total = total + losses["ensemble"] + self.config.alpha * losses["soft"]
         elif self.config.distill:
             if self.config.labels == "soft":
@@ -267,6 +254,25 @@ class EMTM(nn.Module):
             )
         return _target(batch, rows, moment_s)
 
+    def _released_losses(
+        self, batch: DistillationBatch, student: SpanOutput, clips: Tensor, words: Tensor
+    ) -> dict[str, Tensor]:
+        start, end, _ = self._ensemble(batch, clips, words)
+        rows = batch.has_teachers
+        as_logits = replace(
+            student,
+            start_logits=start.masked_fill(~student.mask, -torch.inf),
+            end_logits=end.masked_fill(~student.mask, -torch.inf),
+        )
+        ensemble = _location_loss(as_logits, _target(batch, rows & batch.has_moment, batch.moment_s))
+        # Released: every video is padded to as many clips as the network takes, and padding gets probability.
+        longer = (0, self.config.student.max_clips - start.shape[1])
+        start, end, start_logits, end_logits, mask = (
+            functional.pad(x, longer) for x in (start, end, student.start_logits, student.end_logits, student.mask)
+        )
+        pairs = ((start_logits, start), (end_logits, end))
+        return {"ensemble": ensemble, "soft": self._soft_loss(released_soft_loss, pairs, mask, rows)}
+
     def _ensemble(self, batch: DistillationBatch, clips: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As released: the label that the unit mixes, for start and end, and the weights."""
         if batch.teacher_start is None:
@@ -286,7 +292,7 @@ class EMTM(nn.Module):
     def _soft_loss(
         self, loss: Callable[..., Tensor], pairs: Sequence[tuple[Tensor, Tensor]], mask: Tensor, rows: Tensor
     ) -> Tensor:
-        """Of student's logits and label, for start and end, over the rows that have a label."""
+        """Over pairs of the student's logits and the label, for start and end, in the rows that have a label."""
         if not rows.any():
             return pairs[0][0].new_zeros(())
         temperature = self.config.temperature
