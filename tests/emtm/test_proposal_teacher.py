@@ -136,7 +136,8 @@ def test_the_losses_are_those_of_a_slow_loop(network):
         inside = inside or [math.floor((start + end) / 2 * clips)]
         ious = [_iou(output.clip_moments[row, i].tolist(), (start, end)) for i in range(clips)]
         sure = [1 / (1 + math.exp(-output.clip_logits[row, i].item())) for i in range(clips)]
-        confidence.append(-sum(q * math.log(p) + (1 - q) * math.log(1 - p) for p, q in zip(sure, ious, strict=True)))
+        doubt = -sum(q * math.log(p) + (1 - q) * math.log(1 - p) for p, q in zip(sure, ious, strict=True))
+        confidence.append(doubt / len(inside))
         total = sum(math.exp(output.inside_logits[row, i].item()) for i in range(clips))
         guidance.append(sum(math.log(total) - output.inside_logits[row, i].item() for i in inside) / len(inside))
         distance.append(0.0)
@@ -174,15 +175,15 @@ def test_a_perfect_proposal_costs_nothing_but_its_doubt():
     truth, mask = torch.tensor([[0.25, 0.5]]), torch.ones(1, 4, dtype=torch.bool)
     moments = truth[:, None].repeat(1, 4, 1)
     assert distance_loss(moments, truth, mask).item() == 0
-    assert confidence_loss(torch.full((1, 4), 20.0), moments, truth, mask).item() == pytest.approx(0, abs=1e-6)
+    assert confidence_loss(torch.full((1, 4), 20.0), moments, truth, mask, mask).item() == pytest.approx(0, abs=1e-6)
     logits = torch.tensor([[0.0, 30.0, 0.0, 0.0]])
     assert guidance_loss(logits, torch.tensor([[False, True, False, False]])).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_confidence_does_not_pull_on_the_moments():
     moments = torch.tensor([[[0.1, 0.4]]], requires_grad=True)
-    logits = torch.zeros(1, 1, requires_grad=True)
-    confidence_loss(logits, moments, torch.tensor([[0.2, 0.6]]), torch.ones(1, 1, dtype=torch.bool)).backward()
+    logits, mask = torch.zeros(1, 1, requires_grad=True), torch.ones(1, 1, dtype=torch.bool)
+    confidence_loss(logits, moments, torch.tensor([[0.2, 0.6]]), mask, mask).backward()
     assert moments.grad is None
     assert logits.grad.item() == pytest.approx(0.5 - 0.2 / 0.5, rel=1e-5)
 

@@ -106,7 +106,7 @@ class ProposalNetwork(nn.Module):
         truth = batch.moment_s / batch.duration_s[:, None]  # shares
         inside = clips_inside(truth, output.mask)
         losses = {
-            "confidence": confidence_loss(output.clip_logits, output.clip_moments, truth, output.mask),
+            "confidence": confidence_loss(output.clip_logits, output.clip_moments, truth, output.mask, inside),
             "distance": distance_loss(output.clip_moments, truth, inside),
             "guidance": guidance_loss(output.inside_logits, inside),
         }
@@ -219,18 +219,20 @@ def confidence_loss(
     moments: Float[Tensor, "b l 2"],
     truth: Float[Tensor, "b 2"],
     mask: Bool[Tensor, "b l"],
+    inside: Bool[Tensor, "b l"],
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of each clip's confidence against its proposal's IoU; sum over clips, mean over the batch.
+    """Binary cross-entropy of every clip's confidence against its proposal's IoU, per clip inside, mean over the batch.
 
     Args:
         logits: of the confidence.
         moments: what the clips propose, shares of the video; no gradient goes here.
         truth: start and end, shares of the video.
-        mask: True on real clips.
+        mask: True on real clips; all of them count in the sum over a video's clips.
+        inside: the clips whose number that sum is divided by.
     """
     target = temporal_iou(moments.detach(), truth[:, None].expand_as(moments))
     losses = functional.binary_cross_entropy_with_logits(logits.masked_fill(~mask, 0), target, reduction="none")
-    return (losses * mask).sum(1).mean()
+    return ((losses * mask).sum(1) / inside.sum(1)).mean()
 
 
 def distance_loss(
