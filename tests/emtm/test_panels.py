@@ -9,13 +9,15 @@ import torch
 from tests.emtm import made_up
 from vkdlab.data import load
 from vkdlab.emtm import panels
-from vkdlab.emtm.aggregate import AggregateConfig, fit_aggregator
+from vkdlab.emtm.aggregate import AggregateConfig, Aggregator
 
 
 @pytest.fixture(scope="module")
 def world():
     said = made_up.outputs(queries=60, length=33)
-    aggregator = fit_aggregator(said, AggregateConfig(mode="constant"))
+    fixed = torch.tensor([[0.4, 0.1], [0.3, 0.2], [0.2, 0.3], [0.1, 0.4]])
+    config, temperatures = AggregateConfig(mode="constant"), torch.tensor([1.0, 2.0, 1.5, 0.8])
+    aggregator = Aggregator(config, names=said.names, temperatures=temperatures, fixed=fixed)
     return aggregator, said, aggregator.integrate(said)
 
 
