@@ -56,9 +56,9 @@ class KnowledgeAggregationUnit(nn.Module):
         hidden: int = 32,
     ):
         super().__init__()
-        sizes = {"dim": dim, "teachers": teachers, "channels": channels, "hidden": hidden}
-        for name, size in sizes.items() | {("length", 1 if length is None else length)}:
-            if size < 1:
+        sizes = {"dim": dim, "teachers": teachers, "channels": channels, "hidden": hidden, "length": length}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if inputs not in INPUTS:
             raise ValueError(f"expected inputs {', '.join(INPUTS)}, got {inputs!r}")

@@ -63,7 +63,7 @@ class TeacherOutputs:
             if bad.any():
                 row, teacher = bad.nonzero()[0].tolist()
                 raise ValueError(
-                    f"teacher {self.names[teacher]!r} says not-a-number for the {side} of {self.ids[row]!r}"
+                    f"teacher {self.names[teacher]!r} says not-a-number for the {side} of query {self.ids[row]!r}"
                 )
 
     @property
