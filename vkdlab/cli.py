@@ -105,6 +105,35 @@ def run(
 
 
 @app.command()
+def ground(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.", show_default=False)],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for: one sentence.", show_default=False)],
+    student: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained student; default the newest.", show_default=False),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many moments.")] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file of the timeline; default VIDEO's name in this folder.", show_default=False),
+    ] = None,
+) -> None:
+    """Find the moments of a video that a sentence describes; prints them and writes a timeline to look at offline."""
+    from .emtm.ground import ground as find
+    from .files import write_text
+
+    page = out or Path(f"{video.stem}-moments.html")
+    if page.suffix != ".html":
+        raise ValueError(f"--out is an HTML file, such as {page.stem}.html, got {page}")
+    found = find(video, query, student=student, k=k)
+    typer.echo("start (s)  end (s)  score")
+    for (start_s, end_s), score in zip(found.moments_s, found.scores, strict=True):
+        typer.echo(f"{start_s:9.2f}  {end_s:7.2f}  {score:.4f}")
+    write_text(page, found.figure().to_html(include_plotlyjs=True))
+    typer.echo(f"Timeline: {page}")
+
+
+@app.command()
 def report(
     name: Annotated[
         str | None, typer.Argument(help="Name or folder of the run; default the newest.", show_default=False)
@@ -232,7 +261,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("\nStopped.", err=True)
         sys.exit(130)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         message = str(error) if not isinstance(error, OSError) else _os_message(error)
