@@ -371,6 +371,16 @@ def test_sentences_are_found_by_query_and_by_text_and_read_from_the_cache_the_se
         second.tokens("swim")
 
 
+def test_splits_whose_queries_share_ids_have_all_their_sentences_encoded_and_such_an_id_names_none(tmp_path):
+    first, second = sentences_of("a person jumps", "jump"), sentences_of("a person runs", "jump")
+    found = sentence_features([first, second, first], folder=tmp_path, progress=False)
+    for text in ("a person jumps", "a person runs", "jump"):
+        assert len(found.tokens(text))
+    assert torch.equal(found.tokens("q1"), found.tokens("jump"))
+    with pytest.raises(KeyError, match="'q0' is neither the id of a query nor a sentence"):
+        found.tokens("q0")
+
+
 def test_a_damaged_cache_of_sentences_is_written_again(tmp_path):
     sentence_features(["jump"], folder=tmp_path, progress=False)
     (path,) = tmp_path.iterdir()

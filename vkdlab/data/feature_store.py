@@ -30,6 +30,7 @@ from .datasets import Dataset, Video
 VERSION = 1
 """Goes up when extraction changes what it writes."""
 SUFFIXES = {"safetensors": ".safetensors", "npy": ".npy"}
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 
 class FeatureMismatch(ValueError):
@@ -50,7 +51,7 @@ class FeatureManifest:
     extractor: str
     """Name of the encoder: "efficientnet-lite0", "dis-flow", or what somebody else's features come from."""
     stride_s: float
-    """Seconds from one clip to the next, before rounding to equal clips."""
+    """Seconds from one clip to the next, before rounding to equal clips: frames a stride over frames a second."""
     dim: int
     """Features a clip."""
     order: str
@@ -66,7 +67,8 @@ class FeatureManifest:
     layout: str = "safetensors"
     """"safetensors" (ours) or "npy" (as published), one file a video."""
     length_tolerance: int = 0
-    """Clips by which a file may differ from what its video's length says; 0 for ours, a few for published ones."""
+    """Clips by which a file may differ from what its video's length says: 0 for ours, a few for published ones, many
+    where these have one stride in frames for videos of different frame rates."""
     version: int = VERSION
     """Version of the extraction."""
 
@@ -140,8 +142,17 @@ class FeatureStore:
         return cls(Path(folder), manifest=FeatureManifest.load(folder))
 
     def path(self, video_id: str) -> Path:
-        """The video's file; characters that no file name may hold are percent-encoded."""
-        return self.folder / f"{quote(video_id, safe=' ')}{SUFFIXES[self.manifest.layout]}"
+        """The video's file; characters that no file name may hold are percent-encoded.
+
+        Published features of "s13-d21.avi" may also lie in "s13-d21.npy".
+        """
+        suffix = SUFFIXES[self.manifest.layout]
+        path = self.folder / f"{quote(video_id, safe=' ')}{suffix}"
+        name, dot, kind = video_id.rpartition(".")
+        if self.manifest.layout == "npy" and dot and f".{kind.lower()}" in VIDEO_SUFFIXES and not path.is_file():
+            bare = self.folder / f"{quote(name, safe=' ')}{suffix}"
+            return bare if bare.is_file() else path
+        return path
 
     def __contains__(self, video_id: str) -> bool:
         return self.path(video_id).is_file()

@@ -6,7 +6,8 @@ Clip `i` of `n` covers `[i * duration_s / n, (i + 1) * duration_s / n)`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,7 +73,7 @@ class Standardisation:
                 f"got the {dataset.split} split of {dataset.name}. "
                 "Pass standardisation=train.standardisation of the training GroundingDataset."
             )
-        return cls._of(_load(dataset, _stores(features)).values())
+        return cls._of(clips for _, clips in _load(dataset, _stores(features)))
 
     @classmethod
     def none(cls, dim: int) -> Standardisation:
@@ -137,24 +138,34 @@ class GroundingDataset(torch.utils.data.Dataset):
                 f"the {dataset.split} split of {dataset.name} needs the training split's standardisation: "
                 "pass standardisation=train.standardisation of the training GroundingDataset"
             )
-        videos = _load(dataset, stores)
-        self.standardisation = standardisation or Standardisation._of(videos.values())
         self.dim = sum(store.manifest.dim for store in stores)
-        if len(self.standardisation.mean) != self.dim:
+        if standardisation is not None and len(standardisation.mean) != self.dim:
             raise ValueError(
                 f"the features have {self.dim} dimensions, the standardisation was measured on "
-                f"{len(self.standardisation.mean)}: build both splits from the same feature stores"
+                f"{len(standardisation.mean)}: build both splits from the same feature stores"
             )
+        self.videos: dict[str, Tensor] = {}
+
+        def whole() -> Iterator[Tensor]:
+            # Only the parts are kept: hours of video at full length need not fit into memory.
+            for name, clips in _load(dataset, stores):
+                self.videos[name] = resample(clips, min(len(clips), max_clips))
+                yield clips
+
+        if standardisation is None:
+            standardisation = Standardisation._of(whole())
+        else:
+            deque(whole(), maxlen=0)
+        self.standardisation = standardisation
+        for name, clips in self.videos.items():
+            self.videos[name] = standardisation(clips)
         self.manifests = tuple(store.manifest for store in stores)
-        """How every store's features were made, in their order."""
+        """How the features were made, in the order in which they are joined."""
         self.columns = _columns(stores)
         """First and one past last column of every store's features, by extractor, in their order."""
         self.dataset = dataset
         self.sentences = sentences
         self.max_clips = max_clips
-        self.videos = {
-            name: self.standardisation(resample(clips, min(len(clips), max_clips))) for name, clips in videos.items()
-        }
         self._words = {query.sentence: sentences.tokens(query.sentence) for query in dataset.queries}
         self.fingerprint = hash_of(
             dataset.fingerprint,
@@ -255,17 +266,15 @@ def _columns(stores: list[FeatureStore]) -> dict[str, tuple[int, int]]:
     return columns
 
 
-def _load(dataset: Dataset, stores: list[FeatureStore]) -> dict[str, Float32[Tensor, "l d"]]:
+def _load(dataset: Dataset, stores: list[FeatureStore]) -> Iterator[tuple[str, Float32[Tensor, "l d"]]]:
     asked = dict.fromkeys(query.video for query in dataset.queries)
     videos = replace(dataset, videos={name: dataset.videos[name] for name in asked}, actions=(), questions=())
     for store in stores:
         open_features(store.folder, expect=store.manifest, dataset=videos)
-    joined = {}
     for name in asked:
         parts = [store.clips(name) for store in stores]
         finest = max(len(part) for part in parts)
-        joined[name] = torch.cat([resample(part, finest) for part in parts], dim=1)
-    return joined
+        yield name, torch.cat([resample(part, finest) for part in parts], dim=1)
 
 
 def _mask(lengths: list[int]) -> Bool[Tensor, "b l"]:

@@ -79,12 +79,16 @@ def sentence_features(
         ImportError: MiniLM is not installed; the message says how to get it.
     """
     parts = [dataset] if isinstance(dataset, Dataset | str) else list(dataset)
-    queries = {query.id: query.sentence for part in parts if isinstance(part, Dataset) for query in part.queries}
-    bare = {part: part for part in parts if isinstance(part, str)}
-    for name, sentence in {**queries, **bare}.items():
+    rows = [(query.id, query.sentence) for part in parts if isinstance(part, Dataset) for query in part.queries]
+    for name, sentence in [*rows, *((part, part) for part in parts if isinstance(part, str))]:
         if not sentence.strip():
             raise ValueError(f"query {name!r} has an empty sentence: correct its row, or leave it out")
-    texts = sorted({*queries.values(), *bare.values()})
+    texts = sorted({sentence for _, sentence in rows} | {part for part in parts if isinstance(part, str)})
+    queries = dict(rows)
+    # Two annotations of the same videos share ids: such an id names no one sentence.
+    for name, sentence in rows:
+        if queries.get(name, sentence) != sentence:
+            del queries[name]
     fingerprint = hash_of("minilm", MINILM_SHA256, MAX_WORD_PIECES, texts)
     path = (
         Path(folder) if folder is not None else cache_dir("features", "sentences")
