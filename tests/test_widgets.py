@@ -77,6 +77,20 @@ def test_live_sliders_redraw_what_is_moved_and_go_back_with_one_redraw():
     assert a.value == pytest.approx(0.2)
     b.value = 0.0
     assert drawn[4:] == [(2, {"a": 0.2, "b": 0.0})]
+    b.value = 0.5
+    assert drawn[5:] == [(2, None)]
+
+
+def test_a_place_that_the_browser_rounds_is_not_taken_for_a_move():
+    drawn = []
+
+    def draw(option, moved):
+        drawn.append(moved)
+        return _told(option, moved)
+
+    panel = widgets.sliders([1], lambda option: {"a": 0.4000000059}, draw, label="number", reset="back", live=True)
+    panel.children[1].children[0].value = 0.4
+    assert set(drawn) == {None}
 
 
 def test_sliders_without_options_or_outside_their_range_are_refused():

@@ -74,8 +74,9 @@ def sliders(
 
     Args:
         options: what may be chosen; a mapping shows its keys and hands over its values.
-        places: where the sliders of one choice stand before anybody moves them; the same names for every choice.
-        draw: makes the figure of one choice and the sliders' places, or None as long as none was moved.
+        places: where the sliders of one choice stand before anybody moves them, to two digits; the same names for every
+            choice.
+        draw: makes the figure of one choice and the sliders' places, or None while all stand where they stood.
         label: what is chosen, in a word or two.
         reset: words of the button that puts the sliders back.
         live: overrides the decision, for tests.
@@ -88,7 +89,8 @@ def sliders(
     """
     named = _named(options, label)
     first = next(iter(named.values()))
-    if outside := [f"{name} = {value}" for name, value in places(first).items() if not 0 <= value <= 1]:
+    at_first = _rounded(places(first))
+    if outside := [f"{name} = {value}" for name, value in at_first.items() if not 0 <= value <= 1]:
         raise ValueError(f"a slider stands between 0 and 1, got {', '.join(outside)}")
     if not (is_live() if live is None else live):
         return draw(first, None)
@@ -101,16 +103,18 @@ def sliders(
             value=value, min=0, max=1, step=0.01, description=name, style={"description_width": "initial"},
             layout={"width": "260px"},
         )
-        for name, value in places(first).items()
+        for name, value in at_first.items()
     }  # fmt: skip
     button = ipywidgets.Button(description=reset, layout={"width": "auto"})
     show = _shown(picture := ipywidgets.Output())
 
     def moved(_) -> None:
-        show(draw(chosen.value, {name: slider.value for name, slider in by_name.items()}))
+        # A browser sends a slider's place back, rounded, when it first shows it: that is no hand on it either.
+        now = _rounded({name: slider.value for name, slider in by_name.items()})
+        show(draw(chosen.value, None if now == _rounded(places(chosen.value)) else now))
 
     def put_back(_) -> None:
-        for name, value in places(chosen.value).items():
+        for name, value in _rounded(places(chosen.value)).items():
             # A place set from here is no hand on a slider.
             by_name[name].unobserve(moved, names="value")
             by_name[name].value = value
@@ -124,6 +128,10 @@ def sliders(
     show(draw(first, None))
     row = ipywidgets.HBox([*by_name.values(), button], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([chosen, row, picture])
+
+
+def _rounded(places: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in places.items()}
 
 
 def _named(options: Mapping[str, Any] | Sequence[Any], label: str) -> dict[str, Any]:
