@@ -6,7 +6,7 @@ import torch
 
 from vkdlab.data.grounding import GroundingBatch
 from vkdlab.emtm import GroundingTeacher
-from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
+from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork, agreed_moment
 
 CONFIG = RegressionConfig(video_dim=10, query_dim=6, dim=16, heads=4, max_clips=12, max_words=7)
 
@@ -107,9 +107,7 @@ def test_the_losses_are_those_of_a_slow_loop(network):
         inside = [i for i in range(clips) if start <= (i + 0.5) / clips <= end]
         inside = inside or [math.floor((start + end) / 2 * clips)]
         for a, b in output.clip_moments[row, inside].tolist():
-            overlap = max(0.0, min(b, end) - max(a, start))
-            iou = overlap / (b - a + end - start - overlap)
-            distance += (10 * (abs(a - start) + abs(b - end)) + 1 - iou) / len(inside)
+            distance += (10 * (abs(a - start) + abs(b - end)) + 1 - _iou((a, b), (start, end))) / len(inside)
         for logits in (output.attention_logits[row].tolist(), output.inside_logits[row].tolist()):
             total = sum(math.exp(logits[i]) for i in range(clips))
             guidance += sum(math.log(total) - logits[i] for i in inside) / len(inside)
@@ -119,16 +117,27 @@ def test_the_losses_are_those_of_a_slow_loop(network):
     assert losses["total"].item() == pytest.approx((distance + guidance) / 3, rel=1e-5)
 
 
-def test_the_sharper_the_pooling_the_closer_the_moment_is_to_what_the_most_attended_clip_says(network):
-    inputs = _inputs(clips=(12,), words=(7,))
-    mild = network(*inputs).moment
-    network.config = dataclasses.replace(CONFIG, sharpness=1e6)
-    sharp = network(*inputs)
-    network.config = dataclasses.replace(CONFIG, sharpness=1e-6)
-    flat = network(*inputs).moment
-    torch.testing.assert_close(sharp.moment[0], sharp.clip_moments[0, int(sharp.attention_logits.argmax())])
-    torch.testing.assert_close(flat[0], sharp.clip_moments[0].mean(0))
-    assert not torch.allclose(mild, sharp.moment)
+def test_the_moment_is_the_mean_of_the_clips_that_agree_and_not_of_two_places():
+    moments = torch.tensor([[[0.1, 0.3], [0.1, 0.3], [0.2, 0.3], [0.8, 0.9], [0.0, 0.0]]])
+    attention = torch.tensor([[0.2, 0.2, 0.2, 0.4, 0.0]])
+    agreed = agreed_moment(moments, attention)
+    torch.testing.assert_close(agreed, torch.tensor([[(0.2 * 0.1 + 0.2 * 0.1 + 0.1 * 0.2) / 0.5, 0.3]]))
+
+
+def test_the_agreed_moment_is_that_of_a_slow_loop(network):
+    output = network(*_inputs())
+    attention = output.attention_logits.softmax(1)
+    for row, clips in enumerate((12, 5, 1)):
+        said, weights = output.clip_moments[row, :clips].tolist(), attention[row, :clips].tolist()
+        best = max(said, key=lambda one: sum(w * _iou(one, other) for w, other in zip(weights, said, strict=True)))
+        weights = [w * _iou(best, other) for w, other in zip(weights, said, strict=True)]
+        mean = [sum(w * one[side] for w, one in zip(weights, said, strict=True)) / sum(weights) for side in range(2)]
+        assert output.moment[row].tolist() == pytest.approx(mean, abs=1e-6)
+
+
+def _iou(a, b):
+    overlap = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+    return overlap / (a[1] - a[0] + b[1] - b[0] - overlap)
 
 
 def test_the_one_moment_comes_first_and_is_repeated_with_score_zero(network):
@@ -143,8 +152,6 @@ def test_the_one_moment_comes_first_and_is_repeated_with_score_zero(network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sharpness": 0.0}, "RegressionConfig.sharpness must be finite and above 0, got 0"),
-        ({"sharpness": math.inf}, "RegressionConfig.sharpness must be finite and above 0, got inf"),
         ({"dual_layers": -1}, "RegressionConfig.dual_layers must be 0 or more, got -1"),
         ({"kernel": 4}, "RegressionConfig.kernel must be odd"),
     ],
