@@ -6,60 +6,15 @@ import torch
 
 from tests.data.test_grounding import dataset, sentences, store
 from tests.emtm.made_up import outputs as answers
+from tests.emtm.often_wrong import BY_HEART, QUALITY, equal, said_by, unlabelled
 from vkdlab.data.grounding import GroundingDataset
-from vkdlab.emtm.aggregate import AggregateConfig, fit_aggregator, integrate, recovered, trust, uncertainty_inputs
+from vkdlab.emtm.aggregate import AggregateConfig, fit_aggregator, integrate, recovered, trust
 from vkdlab.emtm.aggregate_config import MODES
-from vkdlab.emtm.calibration import fit_temperatures, soft_targets
-from vkdlab.emtm.fitting import Components, look_up
-from vkdlab.emtm.integration import log_calibrated
-from vkdlab.emtm.moments import moment_to_clips
+from vkdlab.emtm.calibration import soft_targets
+from vkdlab.emtm.fitting import Components, Problem, look_up
 from vkdlab.emtm.outputs import Boundaries
-from vkdlab.emtm.teacher_outputs import TeacherOutputs, decode
-from vkdlab.emtm.trust import spearman, trust_by_teacher
+from vkdlab.emtm.teacher_outputs import decode
 from vkdlab.metrics import temporal_iou
-
-QUALITY = {"memoriser": 0.3, "honest": 0.6, "plain": 0.6, "weak": 0.4}
-BY_HEART = QUALITY | {"memoriser": 0.99}
-
-
-def said_by(quality, *, count=300, length=20, seed=0):
-    """Teachers that are right in a share of the queries and elsewhere name any other moment.
-
-    The memoriser is always sure; honest and weak are less sure where they are wrong; the plain one always alike.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    clips = torch.randint(length // 2, length + 1, (count,), generator=generator)
-    mask = torch.arange(length) < clips[:, None]
-
-    def moments():
-        return (torch.rand(count, 2, generator=generator).sort(1).values * clips[:, None]).long()
-
-    truth, starts, ends, moments_s = moments(), [], [], []
-    for name, share in quality.items():
-        right = torch.rand(count, generator=generator) < share
-        named = torch.where(right[:, None], truth, moments())
-        sure = torch.full((count,), 3.0 if name == "memoriser" else 1.7)
-        if name in ("honest", "weak"):
-            sure = torch.where(right, sure, 0.7)
-        start, end = (
-            (0.3 * torch.randn(count, length, generator=generator) - sure[:, None] * distance)
-            .masked_fill(~mask, -torch.inf)
-            .softmax(1)
-            for distance in (torch.arange(length) - named.T[..., None]).abs()
-        )
-        starts.append(start)
-        ends.append(end)
-        moments_s.append(decode(Boundaries(start=start, end=end, mask=mask), 2.0 * clips, k=1))
-    return TeacherOutputs(
-        names=tuple(quality),
-        ids=tuple(f"{seed}-{row}" for row in range(count)),
-        start=torch.stack(starts, 1),
-        end=torch.stack(ends, 1),
-        mask=mask,
-        moments_s=torch.cat(moments_s, 1),
-        duration_s=2.0 * clips,
-        truth_s=2.0 * truth + torch.tensor([0.0, 2.0]),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -75,142 +30,6 @@ def by_heart():
 @pytest.fixture(scope="module")
 def unseen():
     return said_by(QUALITY, count=400, seed=3)
-
-
-def unlabelled(said):
-    return replace(said, truth_s=torch.full_like(said.truth_s, torch.nan))
-
-
-def equal(said):
-    return torch.full((len(said.ids), len(said.names), 2), 1 / len(said.names))
-
-
-@pytest.mark.parametrize("pooling", ["linear", "log_linear"])
-def test_a_mixture_is_that_of_a_slow_loop(pooling):
-    said = said_by(QUALITY, count=5)
-    weights = torch.rand(5, 4, 2).softmax(1)
-    temperatures = torch.tensor([0.5, 1.0, 2.0, 7.0])
-    found = integrate(said, weights, temperatures=temperatures, pooling=pooling)
-    for side, (label, probs) in enumerate(zip(found, (said.start, said.end), strict=True)):
-        for row, clips in enumerate(said.num_clips.tolist()):
-            floored = probs[row, :, :clips].double().clamp(min=1e-8)
-            parts = [floored[place] ** (1 / temperatures[place].item()) for place in range(4)]
-            parts = [part / part.sum() for part in parts]
-            shares = weights[row, :, side].tolist()
-            if pooling == "linear":
-                expected = sum(share * part for share, part in zip(shares, parts, strict=True))
-            else:
-                expected = torch.ones(clips, dtype=torch.float64)
-                for share, part in zip(shares, parts, strict=True):
-                    expected = expected * part**share
-                expected = expected / expected.sum()
-            torch.testing.assert_close(label[row, :clips].double(), expected, atol=1e-6, rtol=1e-4)
-            assert not label[row, clips:].any()
-
-
-@pytest.mark.parametrize("pooling", ["linear", "log_linear"])
-def test_a_mixture_is_a_distribution_and_does_not_depend_on_the_order_of_the_teachers(pooling):
-    said = said_by(QUALITY, count=20)
-    weights = torch.rand(20, 4, 2).softmax(1)
-    order = [2, 0, 3, 1]
-    found = integrate(said, weights, pooling=pooling)
-    moved = integrate(said.teachers([said.names[i] for i in order]), weights[:, order], pooling=pooling)
-    for label, other in zip(found, moved, strict=True):
-        torch.testing.assert_close(label.sum(1), torch.ones(20))
-        assert not label[~said.mask].any()
-        torch.testing.assert_close(label, other)
-
-
-@pytest.mark.parametrize("pooling", ["linear", "log_linear"])
-def test_all_weight_on_one_teacher_gives_its_answer_even_where_others_rule_it_out(pooling):
-    said = said_by(QUALITY, count=20)
-    said.start[:, 1] = torch.nn.functional.one_hot(torch.zeros(20, dtype=torch.long), 20).float()
-    weights = torch.zeros(20, 4, 2)
-    weights[:, 2] = 1
-    start, end = integrate(said, weights, pooling=pooling)
-    torch.testing.assert_close(start, said.start[:, 2], atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(end, said.end[:, 2], atol=1e-6, rtol=1e-4)
-    start, _ = integrate(said, equal(said), pooling=pooling)
-    assert start.isfinite().all()
-    assert (start.gather(1, said.num_clips[:, None] - 1) > 0).all()
-
-
-def test_weights_that_are_no_distribution_over_the_teachers_are_refused():
-    said = said_by(QUALITY, count=3)
-    weights = equal(said)
-    weights[1, 0, 1] = 0.9
-    with pytest.raises(ValueError, match=r"weights of query '0-1' are .* expected numbers from 0 that sum to 1"):
-        integrate(said, weights)
-    with pytest.raises(ValueError, match="weights of query '0-0'"):
-        integrate(said, equal(said) * torch.nan)
-    with pytest.raises(ValueError, match="expected pooling linear, log_linear, got 'max'"):
-        integrate(said, equal(said), pooling="max")
-
-
-def test_a_temperature_is_the_best_of_a_fine_grid(held_out):
-    found = fit_temperatures(held_out)
-    grid = torch.logspace(-0.69, 1.3, 150)
-    for place in range(4):
-        one = held_out.teachers([held_out.names[place]])
-        losses = []
-        for temperature in grid:
-            logs = [log_calibrated(p, one.mask, temperature[None])[:, 0] for p in (one.start, one.end)]
-            targets = soft_targets(one)
-            losses.append(
-                sum(-(t * p.masked_fill(~one.mask, 0)).sum(1).mean() for t, p in zip(targets, logs, strict=True))
-            )
-        assert found[place].item() == pytest.approx(grid[torch.stack(losses).argmin()].item(), rel=0.02)
-
-
-def test_the_teacher_that_is_always_sure_is_calibrated_on_held_out_queries_alone(held_out, by_heart):
-    assert fit_temperatures(held_out)[0] > 3 * fit_temperatures(by_heart)[0]
-    sharp = said_by({"memoriser": 1.0})
-    assert fit_temperatures(sharp, least=4.0).item() == pytest.approx(4.0, abs=1e-3)
-    assert fit_temperatures(sharp, greatest=1.0).item() == pytest.approx(1.0, abs=1e-3)
-
-
-def test_targets_of_a_fit_lie_on_the_first_and_the_last_true_clip(held_out):
-    clips = moment_to_clips(held_out.truth_s, held_out.duration_s, held_out.num_clips)
-    for side, target in enumerate(soft_targets(held_out)):
-        torch.testing.assert_close(target.sum(1), torch.ones(300))
-        assert (target.gather(1, clips[:, side, None]) >= 0.5).all()
-
-
-def test_inputs_about_sureness_are_those_of_a_slow_loop():
-    said = said_by(QUALITY, count=6)
-    found = uncertainty_inputs(said).unflatten(1, (4, 6))
-    assert ((found > -1e-6) & (found < 1 + 1e-6)).all()
-    for row, clips in enumerate(said.num_clips.tolist()):
-        for place in range(4):
-            start, end = (p[row, place, :clips].double() for p in (said.start, said.end))
-            apart = [
-                1 - temporal_iou(said.moments_s[row, place], said.moments_s[row, other]).item()
-                for other in range(4)
-                if other != place
-            ]
-            expected = [
-                *(
-                    -(p * p.clamp(min=1e-12).log()).sum().item() / torch.tensor(clips).log().item()
-                    for p in (start, end)
-                ),
-                start.max().item(),
-                end.max().item(),
-                sum(apart) / 3,
-                min(apart),
-            ]
-            assert found[row, place].tolist() == pytest.approx(expected, abs=1e-4)
-
-
-def test_inputs_about_sureness_follow_the_order_of_the_teachers_and_need_no_truth():
-    said = said_by(QUALITY, count=6)
-    moved = uncertainty_inputs(unlabelled(said).teachers([said.names[i] for i in (3, 1, 0, 2)]))
-    torch.testing.assert_close(moved, uncertainty_inputs(said).unflatten(1, (4, 6))[:, [3, 1, 0, 2]].flatten(1))
-
-
-def test_one_teacher_and_videos_of_one_clip_have_inputs_too():
-    said = said_by({"plain": 0.5}, count=4, length=2)
-    assert uncertainty_inputs(said).isfinite().all()
-    assert not uncertainty_inputs(said)[:, 4:].any()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -292,6 +111,38 @@ def test_objective_iou_leans_to_the_teacher_that_would_miss_least(held_out):
     aggregator = fit_aggregator(held_out, AggregateConfig(objective="iou"))
     missed = ((1 - held_out.iou)[..., None] * aggregator.weights(held_out)).sum(1).mean()
     assert missed < ((1 - held_out.iou)[..., None] * fixed).sum(1).mean()
+
+
+@pytest.mark.parametrize("pooling", ["linear", "log_linear"])
+def test_moments_are_judged_by_what_decoding_finds(pooling, held_out):
+    weights = torch.rand(300, 4, 2).softmax(1)
+    rows = torch.arange(100, 300)
+    problem = Problem.of(held_out, torch.ones(4), pooling=pooling, objective="moments")
+    start, end = integrate(held_out, weights, pooling=pooling)
+    moments_s = decode(Boundaries(start=start, end=end, mask=held_out.mask), held_out.duration_s, k=1)[:, 0]
+    expected = 1 - temporal_iou(moments_s, held_out.truth_s)[100:].mean().item()
+    assert problem.judge(weights[100:], rows) == pytest.approx(expected, abs=1e-5)
+
+
+def test_searched_constant_weights_reach_what_likely_ones_do_not(held_out, unseen):
+    """Teachers that agree are right, though each is often wrong: likelihood sees but the best calibrated of them."""
+    reached = {}
+    for objective in ("nll", "moments"):
+        config = AggregateConfig(mode="constant", objective=objective, pooling="linear")
+        aggregator = fit_aggregator(held_out, config)
+        reached[objective] = aggregator.integrate(held_out).iou.mean(), aggregator.integrate(unseen).iou.mean()
+    uniform = fit_aggregator(held_out, AggregateConfig(mode="uniform", pooling="linear"))
+    assert reached["moments"][0] >= uniform.integrate(held_out).iou.mean()
+    assert reached["moments"][0] >= held_out.iou.mean(0).max()
+    assert reached["moments"][1] > reached["nll"][1] + 0.1
+
+
+def test_a_unit_counted_by_moments_starts_from_searched_weights(held_out, unseen):
+    constant, unit = (
+        fit_aggregator(held_out, AggregateConfig(mode=mode, objective="moments")) for mode in ("constant", "kau")
+    )
+    assert torch.equal(unit.fixed, constant.fixed)
+    assert unit.integrate(unseen).iou.mean() > constant.integrate(unseen).iou.mean()
 
 
 def test_the_oracle_shares_its_weight_among_the_best_and_misses_nothing_that_a_teacher_found(unseen):
@@ -425,51 +276,6 @@ def test_components_keep_what_varies_most(grounding):
     torch.testing.assert_close(found["video"][0][found["video_mask"][0]], some(grounding[8]["video"]))
 
 
-def slow_spearman(a, b):
-    def ranks(values):
-        return [sum(x < v for x in values) + (sum(x == v for x in values) + 1) / 2 for v in values]
-
-    a, b = ranks(a), ranks(b)
-    middle = (len(a) + 1) / 2
-    above = sum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
-    spread = (sum((x - middle) ** 2 for x in a) * sum((y - middle) ** 2 for y in b)) ** 0.5
-    return above / spread if spread else float("nan")
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 40])
-def test_rank_correlation_is_that_of_a_slow_loop_with_ties(size):
-    a, b = torch.randint(0, 5, (30, size)).float(), torch.randint(0, 7, (30, size)).float()
-    found = spearman(a, b).tolist()
-    expected = [slow_spearman(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
-
-
-def test_trust_is_one_where_the_better_teacher_has_more_weight_and_counts_what_can_be_ranked():
-    said = answers(queries=50)
-    ranked = (said.iou.argsort(1).argsort(1) + 1.0)[..., None].expand(-1, -1, 2)
-    weights = ranked / ranked.sum(1, keepdim=True)
-    differ = (said.iou.amax(1) > said.iou.amin(1)).sum().item()
-    assert trust(weights, said).count == differ
-    assert trust(weights, said).value > 0.9
-    assert trust(weights.flip(1), said).value < trust(weights, said).value
-    assert trust(equal(said), said).count == 0
-
-
-def test_trust_by_teacher_ranks_the_queries():
-    said = answers(queries=50)
-    weights = torch.rand(50, 4, 2).softmax(1)
-    for place, (name, value) in enumerate(trust_by_teacher(weights, said).items()):
-        expected = slow_spearman(weights[:, place].mean(1).tolist(), said.iou[:, place].tolist())
-        assert name == said.names[place]
-        assert value == pytest.approx(expected, abs=1e-4)
-
-
-def test_the_share_of_the_oracles_gain():
-    assert recovered(0.5, 0.4, 0.8) == pytest.approx(0.25)
-    assert recovered(0.3, 0.4, 0.8) == pytest.approx(-0.25)
-    assert recovered(0.4, 0.4, 0.4) != recovered(0.4, 0.4, 0.4)  # not-a-number
-
-
 def test_other_weights_are_integrated_fast_enough_for_sliders():
     said = answers(queries=1, length=64, names=("a", "b", "c", "d"))
     aggregator = fit_aggregator(said, AggregateConfig(mode="uniform"))
@@ -487,7 +293,7 @@ def test_other_weights_are_integrated_fast_enough_for_sliders():
         ({"mode": "median"}, "mode must be one of kau, constant, uniform, best_held_out, oracle, got 'median'"),
         ({"kau_inputs": "sound"}, "kau_inputs must be one of video, uncertainty, both, got 'sound'"),
         ({"pooling": "max"}, "pooling must be one of linear, log_linear, got 'max'"),
-        ({"objective": "f1"}, "objective must be one of nll, iou, got 'f1'"),
+        ({"objective": "f1"}, "objective must be one of nll, iou, moments, got 'f1'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),

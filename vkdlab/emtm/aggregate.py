@@ -17,7 +17,7 @@ from torch import Tensor
 from vkdlab.data.grounding import GroundingDataset
 from vkdlab.emtm.aggregate_config import AggregateConfig
 from vkdlab.emtm.calibration import fit_temperatures
-from vkdlab.emtm.fitting import Components, Problem, fit_constant, fit_unit, look_up
+from vkdlab.emtm.fitting import Components, Problem, fit_constant, fit_unit, look_up, search_constant
 from vkdlab.emtm.integration import Integrated, integrate, uncertainty_inputs
 from vkdlab.emtm.outputs import Boundaries
 from vkdlab.emtm.teacher_outputs import TeacherOutputs, decode, fingerprint_of
@@ -169,6 +169,8 @@ def fit_aggregator(
     problem = Problem.of(outputs, temperatures, pooling=config.pooling, objective=config.objective)
     if config.as_released and config.mode == "kau":
         logits = torch.zeros(count, 2)
+    elif config.objective == "moments":
+        logits = search_constant(problem, seed=config.seed)
     else:
         logits = fit_constant(problem, penalty=config.weight_decay / 100)
     found["fixed"] = logits.softmax(0)

@@ -8,7 +8,7 @@ from vkdlab.emtm.integration import POOLINGS
 from vkdlab.nn import INPUTS
 
 MODES = ("kau", "constant", "uniform", "best_held_out", "oracle")
-OBJECTIVES = ("nll", "iou")
+OBJECTIVES = ("nll", "iou", "moments")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class AggregateConfig:
     """The naive unit: video inputs tied to the number of clips, linear pooling, no calibration, all epochs from uniform
     weights. It replaces those settings."""
     objective: str = "nll"
-    """What fitting minimises: "nll", of the mixture; "iou", what a teacher drawn by the weights would miss."""
+    """What fitting minimises: "nll", of the mixture; "iou", what a teacher drawn by the weights would miss; "moments",
+    what the mixture's best moment misses, which only a search can: a unit then learns by "nll" from searched constant
+    weights, and its number of epochs is found by the moments."""
     epochs: int = 60
     """Passes over the queries of the fit, at most."""
     batch_size: int = 256
@@ -36,7 +38,8 @@ class AggregateConfig:
     lr: float = 1e-2
     """Step size of AdamW."""
     weight_decay: float = 0.1
-    """Of the unit's weights, not of its biases; and, a hundredth of it, the penalty on constant weights' logits."""
+    """Of the unit's weights, not of its biases; and, a hundredth of it, the penalty on the logits of constant weights
+    that are not searched for."""
     folds: int = 4
     """Parts of the queries that are held out in turn to find the number of epochs; 0 runs all of them."""
     patience: int = 10

@@ -2,6 +2,7 @@
 
     nll   -mean sum_x y(x) log mix(x), start and end, y the target of `vkdlab.emtm.losses.soft_target`
     iou   mean sum_t w_t (1 - IoU_t), start and end, t the teachers: what one drawn by the weights would miss
+    moments   1 - mean IoU of the mixture's best moment: has no gradient, so it only chooses, constants and epochs
 
 The unit is trained for the number of epochs that served queries best which were held out in turn. That may be none: it
 then gives constant weights. Videos and sentences reach it as principal components, as there are few queries to fit on.
@@ -24,6 +25,7 @@ from vkdlab.emtm.aggregate_config import AggregateConfig
 from vkdlab.emtm.calibration import soft_targets
 from vkdlab.emtm.integration import log_calibrated, pool
 from vkdlab.emtm.teacher_outputs import TeacherOutputs
+from vkdlab.metrics import temporal_iou
 from vkdlab.nn import KnowledgeAggregationUnit
 
 
@@ -38,7 +40,13 @@ class Problem:
     mask: Bool[Tensor, "n l"]
     """True on real clips."""
     missed: Float[Tensor, "n k"] | None
-    """1 - IoU of each teacher, where that is the objective."""
+    """1 - IoU of each teacher, for the objective "iou"."""
+    clip_s: Float[Tensor, " n"]
+    """Length of a clip, seconds."""
+    truth_s: Float[Tensor, "n 2"]
+    """The true moments, seconds."""
+    objective: str
+    """"nll", "iou" or "moments"."""
     pooling: str
     """"linear" or "log_linear"."""
 
@@ -57,11 +65,14 @@ class Problem:
             targets=(targets[0][..., :longest], targets[1][..., :longest]),
             mask=outputs.mask[:, :longest],
             missed=1 - outputs.iou if objective == "iou" else None,
+            clip_s=outputs.duration_s / outputs.num_clips,
+            truth_s=outputs.truth_s,
+            objective=objective,
             pooling=pooling,
         )
 
     def loss(self, weights: Float[Tensor, "m k 2"], rows: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        """Of these weights on these queries, mean over them."""
+        """Of these weights on these queries, mean over them; of "moments", the nll."""
         if self.missed is not None:
             return (weights.mean(2) * self.missed[rows]).sum(1).mean()
         mask = self.mask[rows]
@@ -70,6 +81,43 @@ class Problem:
             -(target[rows] * mix.masked_fill(~mask, 0)).sum(1).mean()
             for target, mix in zip(self.targets, mixed, strict=True)
         )
+
+    @torch.no_grad()
+    def judge(self, weights: Float[Tensor, "m k 2"], rows: Int[Tensor, " m"]) -> float:
+        """What weights are chosen by: the loss, or, for "moments", 1 - mean IoU of the best moments."""
+        if self.objective != "moments":
+            return self.loss(weights, rows).item()
+        mask = self.mask[rows]
+        start, end = (pool(logs[rows], weights[..., side], mask, self.pooling) for side, logs in enumerate(self.logs))
+        best_start, first = start.cummax(1)  # the best start up to each clip is the best one for an end there
+        last = (best_start + end).argmax(1, keepdim=True)
+        clips = torch.cat([first.gather(1, last), last + 1], 1)
+        return 1 - temporal_iou(clips * self.clip_s[rows, None], self.truth_s[rows]).mean().item()
+
+
+def search_constant(problem: Problem, *, seed: int, draws: int = 200) -> Float[Tensor, "k 2"]:
+    """Logits of the constant weights, alike for start and end, that are judged best of many drawn ones.
+
+    Half are drawn from all weights, after equal ones and single teachers; the rest around the best of those.
+
+    Args:
+        problem: what they are judged by.
+        seed: of the draws.
+        draws: how many.
+    """
+    count, teachers = problem.logs[0].shape[:2]
+    rows = torch.arange(count)
+
+    def judge(weights: Tensor) -> float:
+        return problem.judge(weights[None, :, None].expand(count, -1, 2), rows)
+
+    generator = torch.Generator().manual_seed(seed)
+    noise = -torch.rand(draws, teachers, generator=generator).clamp(min=1e-6).log()  # normalised: even on the simplex
+    noise = noise / noise.sum(1, keepdim=True)
+    candidates = [torch.full((teachers,), 1 / teachers), *torch.eye(teachers), *noise[: draws // 2]]
+    best = min(candidates, key=judge)
+    best = min([best, *(0.8 * best + 0.2 * noise[draws // 2 :])], key=judge)
+    return best.clamp(min=1e-3).log()[:, None].repeat(1, 2)
 
 
 def fit_constant(problem: Problem, *, penalty: float) -> Float[Tensor, "k 2"]:
@@ -184,7 +232,7 @@ def _train(
 @torch.no_grad()
 def _summed_loss(unit: KnowledgeAggregationUnit, problem: Problem, inputs: dict[str, Tensor], rows: Tensor) -> float:
     weights = unit(**{name: value[rows] for name, value in inputs.items()})
-    return problem.loss(weights, rows).item() * len(rows)
+    return problem.judge(weights, rows) * len(rows)
 
 
 def _folds(groups: Sequence[str], count: int, *, seed: int) -> Int[Tensor, " n"]:
