@@ -165,6 +165,27 @@ class Run:
             lock.release()
 
 
+def run_of(
+    name: str,
+    data: Data,
+    config: TrainConfig,
+    *,
+    runs_dir: str | os.PathLike | None = None,
+    extra: Any = None,
+    version: str = "",
+) -> Run:
+    """The run that `trained_once` trains in, with the same arguments: whether it is done tells whether it would train.
+
+    Raises:
+        ValueError: a split without a fingerprint.
+    """
+    if data.fingerprint is None:
+        raise ValueError(
+            "a run is found again by its data: both splits need a `fingerprint`, a text that changes with their content"
+        )
+    return Run.open(name, {"train": config, "method": extra}, data=data.fingerprint, runs_dir=runs_dir, version=version)
+
+
 def trained_once(
     name: str,
     method: nn.Module,
@@ -195,11 +216,7 @@ def trained_once(
     """
     from .training import fit  # training writes into runs: at the top this would be a cycle
 
-    if data.fingerprint is None:
-        raise ValueError(
-            "a run is found again by its data: both splits need a `fingerprint`, a text that changes with their content"
-        )
-    run = Run.open(name, {"train": config, "method": extra}, data=data.fingerprint, runs_dir=runs_dir, version=version)
+    run = run_of(name, data, config, runs_dir=runs_dir, extra=extra, version=version)
     return run, fit(method, data, config, run=run, progress=progress)
 
 

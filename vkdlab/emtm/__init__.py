@@ -11,36 +11,115 @@ start.
 Notebook: `02_teacher_training`.
 """
 
+from vkdlab.emtm.aggregate import AggregateConfig, Aggregator, Integrated, fit_aggregator, integrate, recovered, trust
+from vkdlab.emtm.distill import EMTM, Config, Inspection
+from vkdlab.emtm.ensemble import (
+    Ensemble,
+    answer,
+    describe,
+    disagreements,
+    measure_unified,
+    train_ensemble,
+    transfer_rows,
+)
+from vkdlab.emtm.labelled import DistillationBatch, DistillationDataset, Label, Part
+from vkdlab.emtm.map_teacher import MapConfig, MapNetwork
 from vkdlab.emtm.moments import best_moments, moment_to_clips, non_maximum_suppression
 from vkdlab.emtm.networks import Encoder, NetworkConfig, SpanBranch, SpanConfig, SpanNetwork
 from vkdlab.emtm.outputs import Boundaries, MapOutput, ProposalOutput, RegressionOutput, SpanOutput
-from vkdlab.emtm.predictions import Grounded, blind_guess, measure, predict, surest_wrong
+from vkdlab.emtm.predictions import Grounded, blind_guess, ceiling, measure, predict, surest_wrong
+from vkdlab.emtm.proposal_teacher import ProposalConfig, ProposalNetwork
+from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
+from vkdlab.emtm.soft_losses import gradient_norms, released_soft_loss, soft_loss
+from vkdlab.emtm.students import StudentSpec, TrainedStudent, train_students
+from vkdlab.emtm.study import Study, committed_runs, compare
+from vkdlab.emtm.study_report import (
+    gain_steps,
+    label_table,
+    labels_of,
+    over_seeds,
+    query_groups,
+    softmax_slip,
+    student_specs,
+    study_metrics,
+)
 from vkdlab.emtm.teacher import GroundingTeacher
-from vkdlab.emtm.teachers import RECIPES, TrainedTeacher, committed_runs, train_span_teacher, train_where_present
+from vkdlab.emtm.teacher_outputs import TeacherOutputs, collect
+from vkdlab.emtm.teachers import RECIPES, TEACHERS, Recipe, TeacherSpec, TrainedTeacher, train_teachers
+from vkdlab.emtm.unify import unify
 
 __all__ = [
+    "EMTM",
     "RECIPES",
+    "TEACHERS",
+    "AggregateConfig",
+    "Aggregator",
     "Boundaries",
+    "Config",
+    "DistillationBatch",
+    "DistillationDataset",
     "Encoder",
+    "Ensemble",
     "Grounded",
     "GroundingTeacher",
+    "Inspection",
+    "Integrated",
+    "Label",
+    "MapConfig",
+    "MapNetwork",
     "MapOutput",
     "NetworkConfig",
+    "Part",
+    "ProposalConfig",
+    "ProposalNetwork",
     "ProposalOutput",
+    "Recipe",
+    "RegressionConfig",
+    "RegressionNetwork",
     "RegressionOutput",
     "SpanBranch",
     "SpanConfig",
     "SpanNetwork",
     "SpanOutput",
+    "StudentSpec",
+    "Study",
+    "TeacherOutputs",
+    "TeacherSpec",
+    "TrainedStudent",
     "TrainedTeacher",
+    "answer",
     "best_moments",
     "blind_guess",
+    "ceiling",
+    "collect",
     "committed_runs",
+    "compare",
+    "describe",
+    "disagreements",
+    "fit_aggregator",
+    "gain_steps",
+    "gradient_norms",
+    "integrate",
+    "label_table",
+    "labels_of",
     "measure",
+    "measure_unified",
     "moment_to_clips",
     "non_maximum_suppression",
+    "over_seeds",
     "predict",
+    "query_groups",
+    "recovered",
+    "released_soft_loss",
+    "soft_loss",
+    "softmax_slip",
+    "student_specs",
+    "study_metrics",
     "surest_wrong",
-    "train_span_teacher",
-    "train_where_present",
+    "train_ensemble",
+    "train_students",
+    "train_teachers",
+    "transfer_rows",
+    "trust",
+    "unify",
 ]

@@ -1,4 +1,4 @@
-"""What a person can look at in temporal grounding: data in, `plotly.graph_objects.Figure` out (ours)."""
+"""What a person can look at of a set of teachers: data in, `plotly.graph_objects.Figure` out (ours)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import plotly.graph_objects as go
 
 from vkdlab import plots
 from vkdlab.data import FrameReader
+from vkdlab.emtm.marks import colours_of
 from vkdlab.emtm.predictions import Grounded
-from vkdlab.emtm.teachers import TrainedTeacher
+from vkdlab.emtm.teacher_outputs import TeacherOutputs
+from vkdlab.history import History
 from vkdlab.metrics import Mean, mean_interval
 
 LENGTHS = ("under 2 s", "2 to 4 s", "4 s and more")
-COLOURS = {"guess without looking": "#9a9a9a", "ceiling of the grid": "#d9d9d9", "span teacher": plots.PALETTE[0]}
+GUESS, CEILING = "guess without looking", "ceiling of the grid"
+COLOURS = {GUESS: "#9a9a9a", CEILING: "#d9d9d9"}
 HEADLINES = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "mIoU")
 
 
-def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -> go.Figure:
+def grounded(item: Grounded, *, source: str = "teacher", frames: int = 8) -> go.Figure:
     """One query: frames, true moment, predicted moments (best one strong), start and end probability per clip.
 
     Args:
@@ -40,18 +43,41 @@ def grounded(item: Grounded, *, source: str = "span teacher", frames: int = 8) -
     )
 
 
+def learning(histories: Mapping[str, History], *, metric: str = "R1@0.5", subtitle: str = "") -> go.Figure:
+    """What every teacher reaches on the validation split, epoch by epoch; the epoch that is kept is marked."""
+    figure = go.Figure()
+    colours = colours_of(histories)
+    kept = {}
+    for name, history in histories.items():
+        table = history.frame()
+        reached = 100 * table[f"val/{metric}"]
+        kept[name] = reached[history.best_epoch - 1]
+        figure.add_scatter(x=table["epoch"], y=reached, name=name, mode="lines+markers", line_color=colours[name])
+        figure.add_scatter(
+            x=[history.best_epoch], y=[kept[name]], mode="markers", showlegend=False, hoverinfo="skip",
+            marker={"size": 15, "symbol": "circle-open", "color": colours[name], "line": {"width": 2}},
+        )  # fmt: skip
+    best = max(kept, key=kept.get)
+    title = f"The {best} teacher reaches most on the validation split: {metric} {kept[best]:.0f} %"
+    plots.styled(figure, title=title, subtitle=subtitle, x="epoch (ringed: kept)", y=f"validation {metric} (%)")
+    return figure.update_xaxes(dtick=max(1, round(max(len(each.rows) for each in histories.values()) / 8)))
+
+
 def recalls(
     rows: Mapping[str, Mapping[str, Mean]], *, subtitle: str = "", names: Sequence[str] = HEADLINES
 ) -> go.Figure:
-    """Headline metrics side by side, in per cent, one series per source (teacher, baseline, ceiling)."""
-    gain = rows["span teacher"]["R1@0.5"].value - rows["guess without looking"]["R1@0.5"].value
+    """Headline metrics side by side, in per cent, one series per source: teachers, and `GUESS` and `CEILING`."""
+    reached = {name: row["R1@0.5"].value for name, row in rows.items() if name not in COLOURS}
+    best = max(reached, key=reached.get)
+    gain = reached[best] - rows[GUESS]["R1@0.5"].value
     points = f"{abs(100 * gain):.0f} points of R1@0.5"
-    title = f"Looking is worth {points}" if gain > 0 else f"This teacher is {points} below a guess without looking"
+    title = f"Looking is worth {points}" if gain > 0 else f"The best teacher is {points} below a guess without looking"
     values = {
         source: {name: metrics[name].value for name in names if name in metrics} for source, metrics in rows.items()
     }
+    colours = colours_of(rows) | COLOURS
     return plots.bars(
-        values, title=title, subtitle=subtitle, x="metric", y="share of queries, or IoU (%)", colours=COLOURS
+        values, title=title, subtitle=subtitle, x="metric", y="share of queries, or IoU (%)", colours=colours
     )
 
 
@@ -62,41 +88,63 @@ def metrics_table(rows: Mapping[str, Mapping[str, Mean]]) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "–")
 
 
-def transfer(teachers: Mapping[str, TrainedTeacher], *, subtitle: str = "") -> go.Figure:
-    """R1@0.5 of teachers trained and tested on different data sets, beside a guess without looking."""
-    names = {name: f"{name}<br>{len(each.items)} queries" for name, each in teachers.items()}
-    values = {
-        source: {names[name]: each.metrics[source]["R1@0.5"].value for name, each in teachers.items()}
-        for source in ("guess without looking", "span teacher")
-    }
-    title = (
-        "What a teacher reaches depends on the data"
-        if len(teachers) > 1
-        else f"One data set so far: {next(iter(names))}"
+def how_many_right(outputs: TeacherOutputs, *, iou: float = 0.5, subtitle: str = "") -> go.Figure:
+    """How many teachers find a query's moment: what one of them alone misses is what several can add.
+
+    Args:
+        outputs: what the teachers say, on queries with known moments.
+        iou: from which a moment counts as found.
+        subtitle: data set and split.
+    """
+    right = (outputs.iou >= iou).sum(1)
+    count = len(outputs.names)
+    shares = [(right == number).float().mean().item() * 100 for number in range(count + 1)]
+    best = (outputs.iou >= iou).float().mean(0).max().item() * 100
+    some = 100 - shares[0]
+    figure = go.Figure(
+        go.Bar(
+            x=[str(number) for number in range(count + 1)], y=shares, text=[f"{share:.0f}" for share in shares],
+            textposition="outside", cliponaxis=False, marker_color=plots.PALETTE[0],
+        )
+    )  # fmt: skip
+    return plots.styled(
+        figure,
+        title=f"One teacher or another finds {some:.0f} % of the moments, the best alone {best:.0f} %",
+        subtitle=subtitle,
+        x=f"teachers that find the moment (IoU of {iou} or more)",
+        y="queries (%)",
     )
-    figure = plots.bars(values, title=title, subtitle=subtitle, x="data set", y="R1@0.5 (%)", colours=COLOURS)
-    figure.update_xaxes(title_standoff=24)
-    return figure.update_yaxes(range=[0, 109])
+
+
+def transfer(values: Mapping[str, Mapping[str, float]], *, title: str, subtitle: str = "") -> go.Figure:
+    """R1@0.5 of sources on several data sets.
+
+    Args:
+        values: source to {data set: share of queries}.
+        title: what is to be seen.
+        subtitle: what was trained on what.
+    """
+    colours = colours_of(values) | COLOURS
+    figure = plots.bars(values, title=title, subtitle=subtitle, x="data set", y="R1@0.5 (%)", colours=colours)
+    return figure.update_xaxes(title_standoff=24)
 
 
 def over_seeds(
-    committed: Sequence[Mapping], fresh: Mapping[str, TrainedTeacher], *, metric: str = "R1@0.5", subtitle: str = ""
+    committed: Mapping[str, Sequence[float]], fresh: Mapping[str, float], *, metric: str = "R1@0.5", subtitle: str = ""
 ) -> go.Figure:
     """Committed runs over seeds, the interval of their mean, and the reader's own run beside them.
 
     Args:
-        committed: the `runs` of an evidence file.
-        fresh: the reader's teachers, by data set.
-        metric: which number is shown, a share of 1.
+        committed: name of a column to one share of 1 per seed.
+        fresh: what the reader's own run reaches, where it has one.
+        metric: which number is shown.
         subtitle: what was run.
     """
-    reached: dict[str, list[float]] = {}
-    for run in committed:
-        reached.setdefault(run["parameters"]["data"], []).append(100 * run["metrics"][metric])
     figure = go.Figure()
-    spread = {name: mean_interval(values) for name, values in reached.items()}
+    spread = {name: mean_interval([100 * value for value in values]) for name, values in committed.items() if values}
     figure.add_scatter(
-        x=[name for name, values in reached.items() for _ in values], y=[y for ys in reached.values() for y in ys],
+        x=[name for name, values in committed.items() for _ in values],
+        y=[100 * value for values in committed.values() for value in values],
         mode="markers", name="committed runs, one a seed", marker={"color": plots.PALETTE[5], "size": 9},
     )  # fmt: skip
     figure.add_scatter(
@@ -105,11 +153,11 @@ def over_seeds(
         error_y={"array": [_half(each) for each in spread.values()], "width": 8, "color": plots.PALETTE[0]},
     )  # fmt: skip
     figure.add_scatter(
-        x=list(fresh), y=[100 * each.metrics["span teacher"][metric].value for each in fresh.values()], mode="markers",
+        x=list(fresh), y=[100 * value for value in fresh.values()], mode="markers",
         name="this run", marker={"color": plots.PALETTE[1], "size": 12, "symbol": "x"},
     )  # fmt: skip
     return plots.styled(
-        figure, title=f"{metric} over seeds", subtitle=subtitle, x="data set", y=f"{metric} (%)"
+        figure, title=f"{metric} over seeds", subtitle=subtitle, x="teacher", y=f"{metric} (%)"
     ).update_yaxes(range=[0, 100])
 
 

@@ -48,6 +48,27 @@ class DistillationBatch(GroundingBatch):
         return self.teacher_start.flatten(1).any(1)
 
 
+@dataclass(frozen=True, eq=False)
+class Label:
+    """What teachers say together about some queries."""
+
+    ids: tuple[str, ...]
+    """Ids of the n queries."""
+    start: Float[Tensor, "n l"]
+    """Probability of each clip to hold the start; 0 on padding."""
+    end: Float[Tensor, "n l"]
+    """Likewise the end."""
+
+    @classmethod
+    def join(cls, *parts: Integrated) -> Label:
+        """Of several data sets, on grids of one length."""
+        return cls(
+            tuple(name for part in parts for name in part.ids),
+            torch.cat([part.start for part in parts]),
+            torch.cat([part.end for part in parts]),
+        )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """Queries that are labelled alike. `Part.of` makes one of what the teachers said.
@@ -120,7 +141,7 @@ class Part:
     def of(
         cls,
         dataset: GroundingDataset,
-        label: Integrated | None = None,
+        label: Integrated | Label | None = None,
         *,
         outputs: TeacherOutputs | None = None,
         has_moment: bool = True,
@@ -206,6 +227,7 @@ class DistillationDataset(torch.utils.data.Dataset):
             videos={name: video for part in self.parts for name, video in part.dataset.dataset.videos.items()},
         )
         self.fingerprint = hash_of([part.fingerprint for part in self.parts])
+        self.lengths = [length for part in self.parts for length in part.dataset.lengths]
 
     def __len__(self) -> int:
         return self._ends[-1]

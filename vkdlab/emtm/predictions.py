@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from vkdlab.data.grounding import GroundingDataset
 from vkdlab.emtm.teacher import GroundingTeacher
-from vkdlab.metrics import Mean, grounding_metrics, temporal_iou
+from vkdlab.emtm.unify import unify
+from vkdlab.metrics import Mean, grid_ceiling, grounding_metrics, temporal_iou
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def predict(
     for batch in tqdm(loader, desc="grounding", unit="batch", disable=not progress):
         batch = batch.to(device)
         output = teacher(batch)
-        moments_s, _ = teacher.predict(batch, k=k)
+        said = unify(output, length=batch.video.shape[1], mask=batch.video_mask)
+        moments_s, _ = teacher.network.moments(output, batch, k=k)
         ious = temporal_iou(moments_s[:, 0], batch.moment_s)
         for row, name in enumerate(batch.ids):
             query, valid = queries[name], batch.video_mask[row]
@@ -81,8 +83,8 @@ def predict(
                     duration_s=videos[query.video].duration_s,
                     moment_s=(query.start_s, query.end_s),
                     predicted_s=tuple((start, end) for start, end in moments_s[row].tolist()),
-                    start_probs=output.start_logits[row][valid].softmax(0).cpu().numpy(),
-                    end_probs=output.end_logits[row][valid].softmax(0).cpu().numpy(),
+                    start_probs=said.start[row][valid].cpu().numpy(),
+                    end_probs=said.end[row][valid].cpu().numpy(),
                     iou=ious[row].item(),
                 )
             )
@@ -131,6 +133,16 @@ def blind_guess(train: GroundingDataset, test: GroundingDataset) -> dict[str, Me
     predicted = torch.stack(guesses)[None] * duration_s[:, None, None]
     num_clips = torch.tensor([len(test.videos[query.video]) for query in test.dataset.queries])
     return grounding_metrics(predicted, truth, duration_s=duration_s, num_clips=num_clips)
+
+
+def ceiling(test: GroundingDataset) -> dict[str, Mean]:
+    """The metrics of a perfect answer that can only start and end on the clips of each video's grid."""
+    queries = test.dataset.queries
+    return grid_ceiling(
+        torch.tensor([(query.start_s, query.end_s) for query in queries]),
+        duration_s=torch.tensor([test.dataset.videos[query.video].duration_s for query in queries]),
+        num_clips=torch.tensor([len(test.videos[query.video]) for query in queries]),
+    )
 
 
 def _share(dataset: GroundingDataset, query) -> tuple[float, float]:

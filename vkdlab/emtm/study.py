@@ -1,0 +1,138 @@
+"""Every way to weigh the teachers, on one data set: what each ingredient adds, and the controls it has to beat (ours).
+
+The ladder goes from the Knowledge Aggregation Unit as released, which learns on the teachers' own training samples, to
+ours, one ingredient at a time. Beside it stand what asks for no unit: the plain mean, constant weights fitted with the
+same held-out answers, temperatures and pooling, the teacher that was best on them, and, as the ceiling, the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vkdlab.emtm.aggregate import AggregateConfig, Aggregator, Integrated, fit_aggregator, trust
+from vkdlab.emtm.ensemble import Ensemble
+from vkdlab.emtm.integration import POOLINGS
+from vkdlab.emtm.labelled import Label
+from vkdlab.files import project_root, read_json
+from vkdlab.metrics import Mean, grounding_metrics
+
+UNIFORM, CONSTANT, BEST, NAIVE, KAU, ORACLE = (
+    "uniform mean",
+    "constant weights",
+    "best held-out",
+    "naive KAU",
+    "KAU",
+    "oracle",
+)
+LADDER = {
+    NAIVE: AggregateConfig(as_released=True),
+    "+ cross-fitting": AggregateConfig(calibrate=False, kau_inputs="video", pooling="linear"),
+    "+ calibration": AggregateConfig(kau_inputs="video", pooling="linear"),
+    "+ uncertainty": AggregateConfig(kau_inputs="uncertainty", pooling="linear"),
+}
+"""Each adds one thing to the one before; the pooling of "KAU" is the last."""
+CONTROLS = {
+    UNIFORM: AggregateConfig(mode="uniform", calibrate=False, pooling="linear"),
+    BEST: AggregateConfig(mode="best_held_out", calibrate=False, pooling="linear"),
+    ORACLE: AggregateConfig(mode="oracle", calibrate=False, pooling="linear"),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Aggregators of one ensemble, and what they make of its answers."""
+
+    ensemble: Ensemble
+    """The teachers, and what they say."""
+    aggregators: Mapping[str, Aggregator]
+    """By name, in the order of the tables."""
+    test: Mapping[str, Integrated]
+    """The integrated labels of the test queries, by aggregator."""
+    pooling: str
+    """The pooling that held-out answers asked for."""
+
+    @property
+    def rows(self) -> dict[str, dict[str, Mean]]:
+        """Metrics on the test split: every teacher, then every aggregate."""
+        outputs = self.ensemble.test
+        found = {}
+        for place, name in enumerate(outputs.names):
+            answers = outputs.moments_s[:, place : place + 1]
+            found[name] = grounding_metrics(
+                answers, outputs.truth_s, duration_s=outputs.duration_s, num_clips=outputs.num_clips
+            )
+        return found | {name: integrated.metrics() for name, integrated in self.test.items()}
+
+    @property
+    def best_in_hindsight(self) -> str:
+        """The teacher with the best R1@0.5 on the test split: known only to who has the truth."""
+        rows = self.rows
+        return max(self.ensemble.test.names, key=lambda name: rows[name]["R1@0.5"].value)
+
+    def trust(self, name: str) -> Mean:
+        """Mean rank correlation over the test queries between an aggregator's weights and the teachers' IoU."""
+        return trust(self.test[name], self.ensemble.test)
+
+    def label(self, name: str) -> Label:
+        """An aggregator's label for training and test queries; of the latter, no truth is in it but the oracle's.
+
+        On training queries it is made of answers of teachers that never saw them, where there are any.
+        """
+        aggregator, ensemble = self.aggregators[name], self.ensemble
+        folds = ensemble.held_out_by == "folds" and name != NAIVE
+        on_train = aggregator.integrate(ensemble.held_out if folds else ensemble.train, dataset=ensemble.splits.train)
+        return Label.join(on_train, self.test[name])
+
+
+def compare(ensemble: Ensemble, *, seed: int = 0) -> Study:
+    """Fits every aggregator, on held-out answers but for the naive one, and integrates the test answers.
+
+    Args:
+        ensemble: of `train_ensemble`.
+        seed: of whatever is fitted.
+    """
+    pooling = choose_pooling(ensemble)
+    configs = {
+        UNIFORM: CONTROLS[UNIFORM],
+        BEST: CONTROLS[BEST],
+        CONSTANT: AggregateConfig(mode="constant", pooling=pooling),
+        **LADDER,
+        KAU: AggregateConfig(pooling=pooling),
+        ORACLE: CONTROLS[ORACLE],
+    }
+    aggregators = {
+        name: fit(ensemble, replace(config, seed=seed), naive=name == NAIVE) for name, config in configs.items()
+    }
+    test = {
+        name: aggregator.integrate(ensemble.test, dataset=ensemble.splits.test)
+        for name, aggregator in aggregators.items()
+    }
+    return Study(ensemble=ensemble, aggregators=aggregators, test=test, pooling=pooling)
+
+
+def fit(ensemble: Ensemble, config: AggregateConfig, *, naive: bool = False) -> Aggregator:
+    """An aggregator fitted on held-out answers, or on the teachers' own training samples when `naive`."""
+    if naive:
+        return fit_aggregator(ensemble.train, config, dataset=ensemble.splits.train)
+    videos = {query.id: query.video for query in ensemble.held_out_dataset.dataset.queries}
+    groups = [videos[name] for name in ensemble.held_out.ids]
+    return fit_aggregator(ensemble.held_out, config, dataset=ensemble.held_out_dataset, groups=groups)
+
+
+def choose_pooling(ensemble: Ensemble) -> str:
+    """ "linear" or "log_linear": with which constant weights reach the better mean IoU on the held-out answers."""
+
+    def reached(pooling: str) -> float:
+        constant = fit(ensemble, AggregateConfig(mode="constant", pooling=pooling))
+        return constant.integrate(ensemble.held_out).iou.mean().item()
+
+    return max(POOLINGS, key=reached)
+
+
+def committed_runs(data: str) -> list[dict[str, Any]]:
+    """Parameters and metrics of the runs on a data set that are kept with the code as evidence; none before a sweep."""
+    path = project_root() / "reports" / "evidence" / "emtm.json"
+    runs = read_json(path)["runs"] if path.exists() else []
+    return [run for run in runs if run["parameters"]["data"] == data and run["notebook"].startswith("03")]
