@@ -1,6 +1,7 @@
 """From a file and a sentence to seconds: on real files of the built-in world, and against a slow, obvious search."""
 
 import dataclasses
+import importlib
 import re
 from types import SimpleNamespace
 
@@ -12,12 +13,14 @@ from tests.emtm.students import saved, world
 from tests.test_cli import call
 from vkdlab.data import VideoError, write_video
 from vkdlab.data.feature_store import FeatureMismatch
+from vkdlab.emtm import student_files
 from vkdlab.emtm.ground import find_moments, ground, video_clips, window_starts
 from vkdlab.emtm.student_files import load_student
 from vkdlab.metrics import temporal_iou
 from vkdlab.runs import Run
 
 QUERY = "the red cup is lifted"
+MODULE = importlib.import_module("vkdlab.emtm.ground")  # by name, as the package offers the function under it
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +209,13 @@ def test_the_second_query_reads_features_from_the_cache_and_a_copy_of_the_file_t
     def refuse(*_, **__):
         raise AssertionError("features were made again")
 
-    monkeypatch.setattr("vkdlab.emtm.ground.encode_video", refuse)
+    monkeypatch.setattr(MODULE, "encode_video", refuse)
     again = ground(copy, QUERY, student=student, progress=False)
     np.testing.assert_array_equal(again.scores, first.scores)
 
 
 def test_a_query_alone_says_how_far_its_features_are(student, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("vkdlab.emtm.ground.cache_dir", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(MODULE, "cache_dir", lambda *parts: tmp_path.joinpath(*parts))
     ground(made_video(tmp_path / "shown.mp4", seconds=2, fps=9), QUERY, student=student)
     shown = capfd.readouterr().err
     assert "efficientnet-lite0 features: 100%" in shown
@@ -288,7 +291,7 @@ def test_what_was_asked_wrongly_ends_with_one_line_and_exit_code_two(
     monkeypatch, capsys, tmp_path, student, video, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vkdlab.emtm.student_files.cache_dir", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(student_files, "cache_dir", lambda *parts: tmp_path.joinpath(*parts))
     assert call(monkeypatch, "ground", *(text.format(video=video, student=student.folder) for text in arguments)) == 2
     shown = capsys.readouterr()
     assert message in shown.err
@@ -301,6 +304,6 @@ def test_without_a_folder_the_newest_student_answers(splits, student, video, tmp
     run = Run.open("emtm-student", {}, data="", runs_dir=tmp_path / "runs")
     saved(run.folder, splits.train)
     run.note(status="done")
-    monkeypatch.setattr("vkdlab.emtm.student_files.cache_dir", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(student_files, "cache_dir", lambda *parts: tmp_path.joinpath(*parts))
     found = ground(video, QUERY, progress=False)
     np.testing.assert_allclose(found.scores, ground(video, QUERY, student=student, progress=False).scores, rtol=1e-5)
