@@ -186,9 +186,10 @@ def test_a_long_video_is_answered_with_a_picture(student, tmp_path):
     assert len(found.start_probs) == 140
     figure = found.figure(frames=4)
     assert figure.layout.title.text.startswith("“a &lt;b&gt;cup&lt;/b&gt; moves”: ")
-    assert "long.mp4; score of the best moment " in figure.layout.title.subtitle.text
-    bars = next(trace for trace in figure.data if trace.type == "bar")
-    np.testing.assert_allclose(bars.base, found.moments_s[:, 0])
+    assert figure.layout.title.subtitle.text == "long.mp4; the moments with their scores, best first"
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [bar.y[0] for bar in bars] == [f"{i + 1}. {score:.3f}" for i, score in enumerate(found.scores)]
+    np.testing.assert_allclose([(bar.base[0], bar.base[0] + bar.x[0]) for bar in bars], found.moments_s, rtol=1e-5)
     assert {trace.name for trace in figure.data if trace.type == "scatter" and trace.name} == {"start", "end"}
 
 

@@ -83,7 +83,7 @@ class Grounding:
     """Probability of each clip to hold the end."""
 
     def figure(self, *, frames: int = 8) -> go.Figure:
-        """Frames of the video, the moments, best one strong, and start and end probability per clip.
+        """Frames of the video, a row for every moment with its score, and start and end probability per clip.
 
         Args:
             frames: pictures in the strip.
@@ -91,18 +91,21 @@ class Grounding:
         from vkdlab import plots  # plotly takes longer to import than a query to answer
 
         times_s = (np.arange(frames) + 0.5) * self.duration_s / frames
-        (start_s, end_s), score = self.moments_s[0], self.scores[0]
-        rest = f"; the next {len(self.scores) - 1} are pale" if len(self.scores) > 1 else ""
+        start_s, end_s = self.moments_s[0]
+        rows = {
+            f"{rank}. {score:.3f}": [moment]
+            for rank, (moment, score) in enumerate(zip(self.moments_s.tolist(), self.scores, strict=True), start=1)
+        }
         return plots.frame_strip(
             FrameReader(self.video).at(times_s),
             times_s,
             duration_s=self.duration_s,
-            moments_s={"student": self.moments_s.tolist()},
+            moments_s=rows,
             curves={"probability": {"start": self.start_probs, "end": self.end_probs}},
             # plotly reads mark-up in titles.
             title=html.escape(f"“{self.query}”: {start_s:.1f} to {end_s:.1f} s", quote=False),
-            subtitle=html.escape(f"{self.video.name}; score of the best moment {score:.3f}{rest}", quote=False),
-            colours={"student": plots.PALETTE[0], "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
+            subtitle=html.escape(f"{self.video.name}; the moments with their scores, best first", quote=False),
+            colours={**dict.fromkeys(rows, plots.PALETTE[0]), "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
         )
 
 
