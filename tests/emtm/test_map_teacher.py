@@ -173,8 +173,8 @@ def test_losses_are_those_worked_out_by_hand():
     assert overlap_loss(output, target).item() == pytest.approx((first + cross_entropy(1.5, 1.0)) / 2, rel=1e-5)
 
     masked = MapOutput(logits=logits.masked_fill(~valid_cells(output.mask), -torch.inf), mask=output.mask)
-    total = math.log(math.exp(0.5) + math.exp(-1.0) + math.exp(2.0))
-    by_hand = -(1.0 * (0.5 - total) + 0.5 * (-1.0 - total)) / 1.5
+    total = math.log(math.exp(1.5) + math.exp(-3.0) + math.exp(6.0))  # three times the logits
+    by_hand = -(1.0 * (1.5 - total) + 0.5 * (-3.0 - total)) / 1.5
     assert choice_loss(masked, target).item() == pytest.approx(by_hand / 2, rel=1e-5)  # one cell is no choice
     assert overlap_loss(masked, target) == overlap_loss(output, target)
 
@@ -213,7 +213,8 @@ def test_a_video_of_one_clip_is_one_moment_and_has_a_loss(network):
     assert (scores[0, 1:] == 0).all()
     losses = network.loss(output, batch)
     assert torch.isfinite(losses["total"])
-    assert losses["total"] == losses["overlap"] + losses["choice"]
+    assert losses["choice"] == losses["guidance"] == 0  # there is nothing to choose
+    assert losses["total"] == losses["overlap"]
 
 
 def test_a_map_coarser_than_the_video_says_its_moments_in_seconds_of_the_video():
