@@ -22,6 +22,8 @@ from vkdlab.emtm.ensemble import (
     train_ensemble,
     transfer_rows,
 )
+from vkdlab.emtm.export import export_student
+from vkdlab.emtm.ground import Grounding, ground
 from vkdlab.emtm.labelled import DistillationBatch, DistillationDataset, Label, Part
 from vkdlab.emtm.map_teacher import MapConfig, MapNetwork
 from vkdlab.emtm.moments import best_moments, moment_to_clips, non_maximum_suppression
@@ -31,6 +33,7 @@ from vkdlab.emtm.predictions import Grounded, blind_guess, ceiling, measure, pre
 from vkdlab.emtm.proposal_teacher import ProposalConfig, ProposalNetwork
 from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
 from vkdlab.emtm.soft_losses import gradient_norms, released_soft_loss, soft_loss
+from vkdlab.emtm.student_files import Student, latest_student, load_student, save_student
 from vkdlab.emtm.students import StudentSpec, TrainedStudent, train_students
 from vkdlab.emtm.study import Study, committed_runs, compare
 from vkdlab.emtm.study_report import (
@@ -61,6 +64,7 @@ __all__ = [
     "Encoder",
     "Ensemble",
     "Grounded",
+    "Grounding",
     "GroundingTeacher",
     "Inspection",
     "Integrated",
@@ -81,6 +85,7 @@ __all__ = [
     "SpanConfig",
     "SpanNetwork",
     "SpanOutput",
+    "Student",
     "StudentSpec",
     "Study",
     "TeacherOutputs",
@@ -96,12 +101,16 @@ __all__ = [
     "compare",
     "describe",
     "disagreements",
+    "export_student",
     "fit_aggregator",
     "gain_steps",
     "gradient_norms",
+    "ground",
     "integrate",
     "label_table",
     "labels_of",
+    "latest_student",
+    "load_student",
     "measure",
     "measure_unified",
     "moment_to_clips",
@@ -111,6 +120,7 @@ __all__ = [
     "query_groups",
     "recovered",
     "released_soft_loss",
+    "save_student",
     "soft_loss",
     "softmax_slip",
     "student_specs",

@@ -22,6 +22,7 @@ from vkdlab.emtm.distill import EMTM, Config
 from vkdlab.emtm.labelled import DistillationDataset, Label, Part
 from vkdlab.emtm.networks import SpanConfig
 from vkdlab.emtm.predictions import Grounded, measure, predict
+from vkdlab.emtm.student_files import save_student
 from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.emtm.teacher_outputs import fingerprint_of
 from vkdlab.emtm.teachers import VERSION, Recipe, columns_of
@@ -151,8 +152,8 @@ class _Workshop:
         train = self.splits.train
         columns = columns_of(train, spec.features)
         student = SpanConfig(
-            video_dim=columns[1] - columns[0], query_dim=train.query_dim, dim=self.recipe.dim, dual_layers=0,
-            dropout=self.recipe.dropout, max_clips=train.max_clips,
+            video_dim=columns[1] - columns[0], query_dim=train.query_dim, dim=self.recipe.dim,
+            heads=self.recipe.heads, dual_layers=0, dropout=self.recipe.dropout, max_clips=train.max_clips,
         )  # fmt: skip
         config = Config(
             student=student, shared_encoder=spec.shared_encoder, distill=bool(spec.label), alpha=spec.alpha,
@@ -207,6 +208,16 @@ class _Workshop:
         metrics = measure(items)
         test = {f"test/{metric}": mean.value for metric, mean in metrics.items()}
         run.save_metrics(test)
+        if not (run.folder / "student.json").is_file():
+            save_student(
+                run.folder,
+                method.student,
+                dataset=self.splits.train,
+                columns=columns_of(self.splits.train, spec.features),
+                metrics={metric: mean.value for metric, mean in metrics.items()},
+                measured_on=f"{self.splits.test.dataset.name}, test split, {len(items)} queries",
+                recipe={"student": name, "seed": self.seed, **asdict(spec), **asdict(self.recipe.training)},
+            )
         return TrainedStudent(method=method, run=run, history=history, items=items, metrics=metrics)
 
     def answers(self, method: EMTM, dataset, *, progress: bool) -> list[Grounded]:

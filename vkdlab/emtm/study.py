@@ -32,7 +32,7 @@ LADDER = {
     "+ calibration": AggregateConfig(kau_inputs="video", pooling="linear"),
     "+ uncertainty": AggregateConfig(kau_inputs="uncertainty", pooling="linear"),
 }
-"""Each adds one thing to the one before; the pooling of "KAU" is the last."""
+"""Each adds one thing to the one before. Then come the pooling and, with "KAU", the objective: the moments."""
 CONTROLS = {
     UNIFORM: AggregateConfig(mode="uniform", calibrate=False, pooling="linear"),
     BEST: AggregateConfig(mode="best_held_out", calibrate=False, pooling="linear"),
@@ -97,9 +97,10 @@ def compare(ensemble: Ensemble, *, seed: int = 0) -> Study:
     configs = {
         UNIFORM: CONTROLS[UNIFORM],
         BEST: CONTROLS[BEST],
-        CONSTANT: AggregateConfig(mode="constant", pooling=pooling),
+        CONSTANT: AggregateConfig(mode="constant", pooling=pooling, objective="moments"),
         **LADDER,
-        KAU: AggregateConfig(pooling=pooling),
+        "+ pooling": AggregateConfig(pooling=pooling),
+        KAU: AggregateConfig(pooling=pooling, objective="moments"),
         ORACLE: CONTROLS[ORACLE],
     }
     aggregators = {
@@ -125,7 +126,7 @@ def choose_pooling(ensemble: Ensemble) -> str:
     """ "linear" or "log_linear": with which constant weights reach the better mean IoU on the held-out answers."""
 
     def reached(pooling: str) -> float:
-        constant = fit(ensemble, AggregateConfig(mode="constant", pooling=pooling))
+        constant = fit(ensemble, AggregateConfig(mode="constant", pooling=pooling, objective="moments"))
         return constant.integrate(ensemble.held_out).iou.mean().item()
 
     return max(POOLINGS, key=reached)

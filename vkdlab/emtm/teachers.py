@@ -70,14 +70,16 @@ class Recipe:
     """Epochs, batch, learning rate."""
     dim: int = 64
     """Width of every hidden layer."""
+    heads: int = 4
+    """Attention heads."""
     dropout: float = 0.3
     """Share of hidden units dropped while training, 0 to below 1."""
 
 
 RECIPES = {
-    "smoke": Recipe(TrainConfig(epochs=2, batch_size=16, lr=1e-3, num_threads=1), dim=32),
+    "smoke": Recipe(TrainConfig(epochs=2, batch_size=16, lr=1e-3, num_threads=1), dim=32, heads=2),
     "demo": Recipe(TrainConfig(epochs=8, batch_size=32, lr=1e-3, warmup_epochs=1, num_threads=1), dim=64),
-    "full": Recipe(TrainConfig(epochs=60, batch_size=32, lr=5e-4, warmup_epochs=2, patience=12), dim=128),
+    "full": Recipe(TrainConfig(epochs=60, batch_size=32, lr=5e-4, warmup_epochs=2, patience=12), dim=128, heads=8),
 }
 """Per profile (ours): "demo" as long as tabletop's validation split asked for; "full" was not run yet."""
 
@@ -118,6 +120,7 @@ def build_teacher(spec: TeacherSpec, dataset: GroundingDataset, recipe: Recipe, 
         video_dim=columns[1] - columns[0],
         query_dim=dataset.query_dim,
         dim=recipe.dim,
+        heads=recipe.heads,
         dropout=recipe.dropout,
         max_clips=dataset.max_clips,
     )
