@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -40,8 +40,8 @@ FAMILIES: Mapping[str, tuple[type[NetworkConfig], type[torch.nn.Module]]] = {
 class TeacherSpec:
     """One teacher: what it is and what it looks at."""
 
-    family: Literal["span", "map", "proposal", "regression"]
-    """Shape of its answer."""
+    family: str
+    """Shape of its answer, one of `FAMILIES`."""
     features: tuple[str, ...] = ()
     """The extractors whose features it sees, neighbours in the order of the data set; empty: all."""
 
