@@ -35,7 +35,7 @@ from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
 from vkdlab.emtm.soft_losses import gradient_norms, released_soft_loss, soft_loss
 from vkdlab.emtm.student_files import Student, latest_student, load_student, save_student
 from vkdlab.emtm.students import StudentSpec, TrainedStudent, train_students
-from vkdlab.emtm.study import Study, committed_runs, compare
+from vkdlab.emtm.study import Study, committed_runs, compare, remedies
 from vkdlab.emtm.study_report import (
     gain_steps,
     label_table,
@@ -45,6 +45,7 @@ from vkdlab.emtm.study_report import (
     softmax_slip,
     student_specs,
     study_metrics,
+    tried_table,
 )
 from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.emtm.teacher_outputs import TeacherOutputs, collect
@@ -120,6 +121,7 @@ __all__ = [
     "query_groups",
     "recovered",
     "released_soft_loss",
+    "remedies",
     "save_student",
     "soft_loss",
     "softmax_slip",
@@ -130,6 +132,7 @@ __all__ = [
     "train_students",
     "train_teachers",
     "transfer_rows",
+    "tried_table",
     "trust",
     "unify",
 ]

@@ -16,10 +16,10 @@ from vkdlab.emtm.aggregate import Integrated, recovered
 from vkdlab.emtm.ensemble import Ensemble
 from vkdlab.emtm.soft_losses import gradient_norms, released_label
 from vkdlab.emtm.students import StudentSpec, TrainedStudent
-from vkdlab.emtm.study import BEST, CONSTANT, KAU, NAIVE, ORACLE, UNIFORM, Study
+from vkdlab.emtm.study import BEST, CONSTANT, KAU, NAIVE, ORACLE, REMEDIES, UNIFORM, Study
 from vkdlab.emtm.teacher_outputs import TeacherOutputs
 from vkdlab.emtm.teachers import RGB
-from vkdlab.metrics import Mean
+from vkdlab.metrics import Mean, mean_interval
 
 ALONE, EMTM_STUDENT = "student alone", "EMTM"
 FEW = {
@@ -37,7 +37,6 @@ ALL = FEW | {
     "student alone, RGB": StudentSpec(features=(RGB,)),
     "unlabelled, KAU, hard": StudentSpec(label=KAU, labels="hard", unlabelled=True),
     "unlabelled, KAU, soft": StudentSpec(label=KAU, unlabelled=True),
-    "unlabelled, constant, hard": StudentSpec(label=CONSTANT, labels="hard", unlabelled=True),
     "unlabelled, KAU, hard, RGB": StudentSpec(label=KAU, labels="hard", unlabelled=True, features=(RGB,)),
 }
 STEPS = {
@@ -77,6 +76,18 @@ def label_table(study: Study) -> pd.DataFrame:
         table.loc[name, "rank correlation"] = study.trust(name).value
         table.loc[name, "of the oracle's gain (%)"] = 100 * recovered(rows[name]["R1@0.5"].value, uniform, oracle)
     table = table.round({"rank correlation": 2}).round(dict.fromkeys([*METRICS, "of the oracle's gain (%)"], 1))
+    return table.astype(object).where(table.notna(), "–")
+
+
+def tried_table(tried: Mapping[str, Integrated], *, committed: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """R1@0.5 of remedies in per cent: of this run where it tried them, and over the seeds of committed runs."""
+    table = pd.DataFrame(index=[CONSTANT, KAU, *REMEDIES])
+    for name, label in tried.items():
+        table.loc[name, "this run"] = f"{100 * label.metrics()['R1@0.5'].value:.1f}"
+    for name in table.index if committed else ():
+        key = f"{name if name in (CONSTANT, KAU) else f'remedy, {name}'} R1@0.5"
+        reached = mean_interval([100 * run["metrics"][key] for run in committed])
+        table.loc[name, "committed runs"] = f"{reached.mean:.1f} ± {reached.high - reached.mean:.1f}"
     return table.astype(object).where(table.notna(), "–")
 
 
@@ -133,12 +144,17 @@ def softmax_slip(
     return norms, {name: values.numpy() for name, values in stages.items()}
 
 
-def study_metrics(study: Study, trained: Mapping[str, TrainedStudent]) -> dict[str, Mean | float]:
-    """All numbers of a study by "source metric", as the notebook keeps them."""
+def study_metrics(
+    study: Study, trained: Mapping[str, TrainedStudent], tried: Mapping[str, Integrated] | None = None
+) -> dict[str, Mean | float]:
+    """All numbers of a study by "source metric", as the notebook keeps them; `tried` are remedies, by name."""
     rows = study.rows | {name: student.metrics for name, student in trained.items()}
     found: dict[str, Mean | float] = {
         f"{name} {metric}": row[metric] for name, row in rows.items() for metric in METRICS
     }
+    for name, label in (tried or {}).items():
+        metrics = label.metrics()
+        found |= {f"remedy, {name} {metric}": metrics[metric] for metric in ("R1@0.5", "mIoU")}
     uniform, oracle = (rows[name]["R1@0.5"].value for name in (UNIFORM, ORACLE))
     for name in study.test:
         if name != UNIFORM and study.trust(name).count:
@@ -147,7 +163,8 @@ def study_metrics(study: Study, trained: Mapping[str, TrainedStudent]) -> dict[s
         if np.isfinite(share):
             found[f"{name} of the oracle's gain"] = share
     found["best teacher in hindsight R1@0.5"] = rows[study.best_in_hindsight]["R1@0.5"]
-    found["log-linear pooling"] = float(study.pooling == "log_linear")
+    found["log-linear pooling"] = float(study.mixing["pooling"] == "log_linear")
+    found["calibrated"] = float(study.mixing["calibrate"])
     kau = study.aggregators[KAU]
     found |= {f"{name} temperature": float(value) for name, value in zip(kau.names, kau.temperatures, strict=True)}
     mean = study.test[KAU].weights.mean((0, 2))
