@@ -1,14 +1,15 @@
 """EMTM: temporal sentence grounding with several teachers (Liang et al., arXiv 2308.03725).
 
-A video and a sentence go in, one moment `[start_s, end_s]` comes out. Big networks of different kinds each learn the
-task in their own way; a light student learns from all of them at once, through one soft label that a Knowledge
-Aggregation Unit mixes per video, and through an encoder that it shares with one of its teachers.
+A video and a sentence go in, one moment `[start_s, end_s]` comes out. Four big networks learn that, each in its own
+way: they score every clip as start or end, every pair of clips, a few proposals, or regress one moment. `unify` brings
+all answers to two distributions over the clips. A Knowledge Aggregation Unit weighs the teachers, per query and
+boundary, and mixes them into one label (`aggregate`). From it and the truth a small student learns, while an isomorphic
+teacher pulls at the encoder that both share (`distill`); only the student is kept, asked (`ground`) and exported.
 
-This room holds the first of the teachers, the span teacher: two rounds of dual attention between clips and words, a
-matching head that says where the moment's inside is, and a predictor that finds the start first and the end given the
-start.
+Ours: the unit learns on queries that the teachers never saw (`ensemble`), their confidence is calibrated, constant
+weights stand beside it as the control (`study`), and students also learn on unlabelled videos (`students`).
 
-Notebook: `02_teacher_training`.
+Notebooks: `02_teacher_training` for the teachers, `03_kau_weights` for whom to trust and what reaches the student.
 """
 
 from vkdlab.emtm.aggregate import AggregateConfig, Aggregator, Integrated, fit_aggregator, integrate, recovered, trust

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 
 from vkdlab.data.grounding import GroundingDataset
-from vkdlab.emtm import gain_figures
 from vkdlab.emtm.aggregate import Integrated, recovered
 from vkdlab.emtm.ensemble import Ensemble
 from vkdlab.emtm.soft_losses import gradient_norms, released_label
@@ -20,6 +17,11 @@ from vkdlab.emtm.study import BEST, CONSTANT, KAU, NAIVE, ORACLE, REMEDIES, UNIF
 from vkdlab.emtm.teacher_outputs import TeacherOutputs
 from vkdlab.emtm.teachers import RGB
 from vkdlab.metrics import Mean, mean_interval
+
+if TYPE_CHECKING:
+    # Whoever asks a student one question does not wait for tables and figures.
+    import pandas as pd
+    import plotly.graph_objects as go
 
 ALONE, EMTM_STUDENT = "student alone", "EMTM"
 FEW = {
@@ -67,6 +69,8 @@ def labels_of(specs: Mapping[str, StudentSpec]) -> list[str]:
 
 def label_table(study: Study) -> pd.DataFrame:
     """Every teacher's and every aggregate's metrics on the test split in per cent, and what the weights are worth."""
+    import pandas as pd
+
     rows = study.rows
     uniform, oracle = (rows[name]["R1@0.5"].value for name in (UNIFORM, ORACLE))
     table = pd.DataFrame(
@@ -81,6 +85,8 @@ def label_table(study: Study) -> pd.DataFrame:
 
 def tried_table(tried: Mapping[str, Integrated], *, committed: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
     """R1@0.5 of remedies in per cent: of this run where it tried them, and over the seeds of committed runs."""
+    import pandas as pd
+
     table = pd.DataFrame(index=[CONSTANT, KAU, *REMEDIES])
     for name, label in tried.items():
         table.loc[name, "this run"] = f"{100 * label.metrics()['R1@0.5'].value:.1f}"
@@ -108,6 +114,8 @@ def over_seeds(
     committed: Sequence[Mapping[str, Any]], study: Study, trained: Mapping[str, TrainedStudent], *, subtitle: str = ""
 ) -> go.Figure:
     """Labels and students over the seeds of committed runs, with this run beside them; this run alone without any."""
+    from vkdlab.emtm import gain_figures
+
     sources = {name: f"{name} R1@0.5" for name in (UNIFORM, CONSTANT, BEST, NAIVE, KAU, ORACLE, *FEW)}
     fresh = {name: value for name, value in study_metrics(study, trained).items() if name.endswith("R1@0.5")}
     fresh = {name: value.value if isinstance(value, Mean) else value for name, value in fresh.items()}
