@@ -31,6 +31,8 @@ def test_values_may_be_measurements_or_have_intervals():
     figure = gain_figures.aggregates(rows)
     assert _notes(figure) == ["60.0", "56.0"]
     assert figure.layout.title.text == "KAU is 4.0 points below constant weights"
+    named = gain_figures.aggregates({"constant weights": 0.6, "KAU": 0.56}, control="constant weights")
+    assert named.layout.title.text == "KAU is 4.0 points below constant weights"
     figure = gain_figures.aggregates({"constant": Interval(0.5, 0.4, 0.6, 5)})
     assert figure.data[0].error_x.array[0] == pytest.approx(10)
     assert "over 5 seeds" in figure.layout.title.subtitle.text
@@ -48,6 +50,9 @@ def test_the_best_student_is_one_that_could_be_had_without_the_truth():
     figure = gain_figures.students(rows)
     assert figure.layout.title.text == "The best distilled student, from KAU, is 3.0 points above the student alone"
     assert figure.data[2].marker.color == COLOURS["kau"]
+    rows |= {"EMTM": 0.55, "student alone, RGB": 0.7, "shared encoder alone": 0.7, "isomorphic teacher": 0.7}
+    title = gain_figures.students(rows).layout.title.text
+    assert title == "The best distilled student, EMTM, is 5.0 points above the student alone"
 
 
 def test_parts_of_a_gain_add_up_and_have_paired_intervals():
@@ -112,6 +117,9 @@ def test_seeds_are_paired_with_the_control_and_the_readers_own_run_is_a_cross():
     assert own.y[0] == pytest.approx(1 - gain_figures.OFF)
     assert figure.layout.title.text.startswith("KAU: +1.4 [+")
     assert "not told from 0" not in figure.layout.title.text
+    # A student is no label: what the title tells is how the labels compare.
+    students = gain_figures.over_seeds_paired(RUNS, SOURCES | {"EMTM": "constant/R1@0.5"})
+    assert students.layout.title.text.startswith("KAU: +1.4 [+")
 
 
 def test_a_difference_whose_interval_holds_zero_is_called_so():

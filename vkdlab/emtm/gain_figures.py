@@ -48,7 +48,7 @@ def aggregates(
     if unit:
         gain = 100 * (values[unit[-1]].mean - values[control].mean)
         kind, _, added = unit[-1].partition(": ")
-        title = f"{kind}{f' ({added})' * bool(added)} is {_apart(gain)} {control} weights"
+        title = f"{kind}{f' ({added})' * bool(added)} is {_apart(gain)} {control.removesuffix(' weights')} weights"
         if ceiling in values:
             title += f", {100 * (values[ceiling].mean - values[unit[-1]].mean):.1f} below the {ceiling}"
     figure = _rows(values, lines={control: "dash"} | ({ceiling: "dot"} if ceiling in values else {}))
@@ -60,7 +60,8 @@ def students(rows: Values, *, control: str = "student alone", metric: str = "R1@
     """The student alone, the students distilled from each source, and the teachers that only training needs.
 
     Args:
-        rows: source to value, such as "student alone", "student from KAU", "isomorphic teacher".
+        rows: source to value, such as "student alone", "student from KAU", "isomorphic teacher"; what is alone, a
+            teacher or of the oracle is not counted among the distilled students.
         control: the row whose value is drawn through all others.
         metric: what is shown.
         subtitle: data set, split and seed.
@@ -70,17 +71,14 @@ def students(rows: Values, *, control: str = "student alone", metric: str = "R1@
     """
     values = _intervals(rows, metric)
     _require(values, control)
-    distilled = {
-        name: each
-        for name, each in values.items()
-        if name.startswith("student") and name != control and "oracle" not in name
-    }
+    others = ("alone", "teacher", "oracle")
+    distilled = {name: each for name, each in values.items() if not any(word in name for word in others)}
     title = f"{metric} of students"
     if distilled:
         best = max(distilled, key=lambda name: distilled[name].mean)
         gain = 100 * (distilled[best].mean - values[control].mean)
-        title = f"The best distilled student, from {best.removeprefix('student from ')}, is {_apart(gain)} "
-        title += f"the {control}"
+        of = f"from {best.removeprefix('student from ')}" if best.startswith("student from ") else best
+        title = f"The best distilled student, {of}, is {_apart(gain)} the {control}"
     figure = _rows(values, lines={control: "dash"})
     return _finished(figure, values, title=title, subtitle=subtitle, metric=metric)
 
@@ -253,7 +251,7 @@ def over_seeds_paired(
 
 
 def _paired_title(found: Mapping[str, Mapping[int, float]], control: str, metric: str) -> str:
-    unit = next((name for name in reversed(list(found)) if name.lower().startswith(("kau", "emtm"))), None)
+    unit = next((name for name in reversed(list(found)) if name.lower().startswith("kau")), None)
     unit = unit or next((name for name in reversed(list(found)) if name != control), None)
     shared = [seed for seed in found.get(unit, {}) if seed in found[control]]
     if not shared:
