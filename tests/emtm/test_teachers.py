@@ -1,5 +1,7 @@
 """The whole way on real files at smoke size: a data set's name in, trained teachers and their answers out."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -110,6 +112,8 @@ def test_figures_show_what_was_measured(items, tiny):
     grounded = figures.grounded(items["span"][0])
     truth = next(trace for trace in grounded.data if trace.type == "bar" and trace.y[0] == "truth")
     assert (truth.base[0], truth.base[0] + truth.x[0]) == pytest.approx(items["span"][0].moment_s)
+    without_file = figures.grounded(dataclasses.replace(items["span"][0], path=None))
+    assert [trace.type for trace in without_file.data] == [trace.type for trace in grounded.data]
     groups = figures.iou_by_group(items["span"], title="t").data
     assert sum(int(name.split("n = ")[1]) for name in groups[0].x) == len(items["span"])
 

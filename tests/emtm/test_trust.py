@@ -3,7 +3,7 @@ import torch
 
 from tests.emtm.made_up import outputs as answers
 from tests.emtm.often_wrong import equal
-from vkdlab.emtm.trust import recovered, spearman, trust, trust_by_teacher
+from vkdlab.emtm.trust import recovered, spearman, trust
 
 
 def slow_spearman(a, b):
@@ -34,15 +34,6 @@ def test_trust_is_one_where_the_better_teacher_has_more_weight_and_counts_what_c
     assert trust(weights, said).value > 0.9
     assert trust(weights.flip(1), said).value < trust(weights, said).value
     assert trust(equal(said), said).count == 0
-
-
-def test_trust_by_teacher_ranks_the_queries():
-    said = answers(queries=50)
-    weights = torch.rand(50, 4, 2).softmax(1)
-    for place, (name, value) in enumerate(trust_by_teacher(weights, said).items()):
-        expected = slow_spearman(weights[:, place].mean(1).tolist(), said.iou[:, place].tolist())
-        assert name == said.names[place]
-        assert value == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_share_of_the_oracles_gain():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from vkdlab import plots
-from vkdlab.data import FrameReader
-from vkdlab.emtm.marks import colours_of
+from vkdlab.emtm.marks import colours_of, half
 from vkdlab.emtm.predictions import Grounded
+from vkdlab.emtm.teacher_figures import strip
 from vkdlab.emtm.teacher_outputs import TeacherOutputs
 from vkdlab.history import History
 from vkdlab.metrics import Mean, mean_interval
@@ -26,13 +25,13 @@ def grounded(item: Grounded, *, source: str = "teacher", frames: int = 8) -> go.
     """One query: frames, true moment, predicted moments (best one strong), start and end probability per clip.
 
     Args:
-        item: a prediction with its truth.
+        item: a prediction with its truth; without a video file the pictures are grey.
         source: who predicted.
         frames: pictures in the strip.
     """
-    times_s = (np.arange(frames) + 0.5) * item.duration_s / frames
+    pictures, times_s = strip(item.path, item.duration_s, frames=frames)
     return plots.frame_strip(
-        FrameReader(item.path).at(times_s),
+        pictures,
         times_s,
         duration_s=item.duration_s,
         moments_s={"truth": [item.moment_s], source: item.predicted_s[:3]},
@@ -150,7 +149,7 @@ def over_seeds(
     figure.add_scatter(
         x=list(spread), y=[each.mean for each in spread.values()], mode="markers", name="their mean, 95 % interval",
         marker={"size": 14, "symbol": "line-ew", "line": {"color": plots.PALETTE[0], "width": 2}},
-        error_y={"array": [_half(each) for each in spread.values()], "width": 8, "color": plots.PALETTE[0]},
+        error_y={"array": [half(each) for each in spread.values()], "width": 8, "color": plots.PALETTE[0]},
     )  # fmt: skip
     figure.add_scatter(
         x=list(fresh), y=[100 * value for value in fresh.values()], mode="markers",
@@ -179,7 +178,7 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
             go.Scatter(
                 x=list(intervals),
                 y=[interval.mean for interval in intervals.values()],
-                error_y={"array": [_half(interval) for interval in intervals.values()], "thickness": 1.5},
+                error_y={"array": [half(interval) for interval in intervals.values()], "thickness": 1.5},
                 mode="markers",
                 marker={"size": 11, "color": plots.PALETTE[place]},
                 name={"kind": "by kind of query", "length": "by length of the moment"}[column],
@@ -193,8 +192,3 @@ def iou_by_group(items: Sequence[Grounded], *, title: str, subtitle: str = "") -
 def length_class(length_s: float) -> str:
     """Which of `LENGTHS` a moment of so many seconds belongs to."""
     return LENGTHS[(length_s >= 2) + (length_s >= 4)]
-
-
-def _half(interval) -> float:
-    half = interval.high - interval.mean
-    return half if np.isfinite(half) else 0.0

@@ -31,24 +31,6 @@ def trust(weights: Integrated | Float[Tensor, "n k 2"], outputs: TeacherOutputs)
     return Mean.of(found[~found.isnan()])
 
 
-def trust_by_teacher(weights: Integrated | Float[Tensor, "n k 2"], outputs: TeacherOutputs) -> dict[str, float]:
-    """Spearman's rank correlation, over the queries, between each teacher's weight and its IoU.
-
-    Args:
-        weights: of the teachers, or what was integrated with them; start and end are averaged.
-        outputs: of the same teachers on the same queries.
-
-    Returns:
-        By teacher, -1 to 1; not-a-number for a teacher whose weight or IoU never changes.
-
-    Raises:
-        ValueError: a query whose true moment is not known.
-    """
-    given = weights.weights if isinstance(weights, Integrated) else weights
-    found = spearman(given.mean(2).T, outputs.iou.T)
-    return dict(zip(outputs.names, found.tolist(), strict=True))
-
-
 def recovered(value: float, uniform: float, oracle: float) -> float:
     """The share of the oracle's gain over the uniform mean that `value` reaches; not-a-number where there is no gain.
 
