@@ -215,7 +215,8 @@ class _Workshop:
                 dataset=self.splits.train,
                 columns=columns_of(self.splits.train, spec.features),
                 metrics={metric: mean.value for metric, mean in metrics.items()},
-                measured_on=f"{self.splits.test.dataset.name}, test split, {len(items)} queries",
+                measured_on=f"{self.splits.test.dataset.name}, test split, {len(items)} queries"
+                + ", each half by one of two students, this one by the half that it did not learn on" * spec.unlabelled,
                 recipe={"student": name, "seed": self.seed, **asdict(spec), **asdict(self.recipe.training)},
             )
         return TrainedStudent(method=method, run=run, history=history, items=items, metrics=metrics)

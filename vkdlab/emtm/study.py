@@ -33,7 +33,9 @@ LADDER = {
     "+ calibration": AggregateConfig(**VIDEO),
     "+ uncertainty": AggregateConfig(kau_inputs="uncertainty", pooling="linear"),
 }
-"""Each adds one thing to the one before. Then held-out answers choose the mixing, and "KAU" is judged by moments."""
+"""Each adds one thing to the one before; but with cross-fitting the unit also ceases to be the released one: it starts
+from constant weights, takes a mean over time, and held-out queries choose its epochs. After these rungs held-out
+answers choose pooling and calibration, and "KAU" is judged by moments."""
 REMEDIES = {
     "other pooling": {"pooling": None},
     "video and uncertainty": {"kau_inputs": "both", "epochs": 30, "folds": 2},
