@@ -12,6 +12,7 @@ from vkdlab.emtm.networks import SpanConfig, SpanNetwork
 from vkdlab.emtm.proposal_teacher import ProposalConfig, ProposalNetwork
 from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
 from vkdlab.emtm.student_files import Student
+from vkdlab.emtm.teachers import RECIPES
 from vkdlab.emtm.unify import unify
 
 from .records import Figure, record
@@ -32,7 +33,9 @@ def query(*, clips, video_dim, query_dim, words=WORDS):
 
 
 def demo_student():
-    network = SpanNetwork(SpanConfig(video_dim=1600, dim=64, dual_layers=0)).eval().requires_grad_(False)
+    demo = RECIPES["demo"]
+    network = SpanNetwork(SpanConfig(video_dim=1600, dim=demo.dim, heads=demo.heads, dual_layers=0))
+    network = network.eval().requires_grad_(False)
     return Student(network, Standardisation.none(1600), (), (0, 1600), 0.5, 64, "none", Path())
 
 
