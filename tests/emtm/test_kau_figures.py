@@ -119,7 +119,7 @@ def test_naive_and_cross_fitted_weights_stand_beside_what_teachers_reach_on_whic
     )
     shown = {trace.name: list(trace.x) for trace in _traces(figure, "scatter", mode="markers", showlegend=False)}
     assert shown["its own training samples"] == pytest.approx([0.9] * 4)
-    assert shown["held-out folds"] == pytest.approx([0.4] * 4)
+    assert shown["held-out queries"] == pytest.approx([0.4] * 4)
     assert shown["test"] == pytest.approx(said.iou.mean(0).tolist())
     bars = {trace.name: list(trace.x) for trace in _traces(figure, "bar")}
     assert bars["naive KAU"] == pytest.approx([0.05, 0.05, 0.1, 0.8], abs=1e-5)

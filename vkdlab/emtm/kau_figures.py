@@ -87,17 +87,17 @@ def naive_against_cross_fitted(
 
     Args:
         naive: weights of the KAU that learned on the teachers' training samples, on the test queries.
-        cross_fitted: weights of the KAU that learned on held-out folds, on the test queries.
+        cross_fitted: weights of the KAU that learned on held-out queries, on the test queries.
         outputs: what the teachers say of the test queries.
         train_iou: IoU of every teacher on the samples that it was trained on.
-        held_out_iou: IoU of every teacher on samples of folds that it was not trained on.
+        held_out_iou: IoU of every teacher on samples that it was not trained on: of other folds, or of validation.
         subtitle: data set, split and seed.
     """
     names = outputs.names
     by_naive, by_cross = (np.asarray(each.weights).mean((0, 2)) for each in (naive, cross_fitted))
     samples = {
         "its own training samples": (np.asarray(train_iou), "circle-open"),
-        "held-out folds": (np.asarray(held_out_iou), "diamond"),
+        "held-out queries": (np.asarray(held_out_iou), "diamond"),
         "test": (np.asarray(outputs.iou), "circle"),
     }
     means = {label: ious.mean(0) for label, (ious, _) in samples.items()}
