@@ -127,6 +127,15 @@ def test_importing_vkdlab_imports_no_heavy_companion():
     assert printed.strip() == "[]"
 
 
+def test_a_trained_student_is_asked_without_tables_and_figures():
+    script = (
+        "import sys, vkdlab.emtm\n"
+        "print(sorted({'pandas', 'plotly', 'ipywidgets', 'onnx'} & {name.split('.')[0] for name in sys.modules}))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
 def test_import_vkdlab_alone_does_not_even_import_torch():
     script = "import sys, vkdlab; print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
