@@ -71,6 +71,14 @@ def test_the_naive_unit_alone_is_fitted_on_training_samples(tiny):
     assert set(label.ids[len(expected.ids) :]) == {query.id for query in tiny.splits.test.dataset.queries}
 
 
+def test_nobody_can_learn_the_truth_of_test_queries_from_the_oracle(tiny):
+    label = tiny.study.label(ORACLE)
+    assert set(label.ids) == {query.id for query in tiny.splits.train.dataset.queries}
+    spec = {"told": emtm.StudentSpec(label=ORACLE, unlabelled=True)}
+    with pytest.raises(ValueError, match="queries have no label"):
+        emtm.train_students(tiny.splits, spec, {ORACLE: label}, **tiny.settings)
+
+
 @pytest.fixture(scope="module")
 def students(tiny):
     specs = emtm.student_specs("few") | {

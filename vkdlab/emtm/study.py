@@ -87,13 +87,15 @@ class Study:
         return trust(self.test[name], self.ensemble.test)
 
     def label(self, name: str) -> Label:
-        """An aggregator's label for training and test queries; of the latter, no truth is in it but the oracle's.
+        """An aggregator's label for training and test queries; the oracle's, for training queries alone.
 
         On training queries it is made of answers of teachers that never saw them, where there are any.
         """
         aggregator, ensemble = self.aggregators[name], self.ensemble
         folds = ensemble.held_out_by == "folds" and name != NAIVE
         on_train = aggregator.integrate(ensemble.held_out if folds else ensemble.train, dataset=ensemble.splits.train)
+        if aggregator.config.mode == "oracle":
+            return Label.join(on_train)  # it knows the truth, and nobody may learn from that of a test query
         return Label.join(on_train, self.test[name])
 
 
