@@ -55,7 +55,7 @@ def test_an_epoch_with_kept_answers_is_faster_than_one_that_runs_the_teachers():
     record(
         "distillation_epoch",
         what=f"{len(rows)} steps of {recipe.training.batch_size} queries of tabletop, demo size, one thread, in turns: "
-        "the student's step with labels that were kept, and with four teachers that are run, unified and averaged for it; "
+        "the student's step with labels that were kept, and with four teachers run, unified and averaged for it; "
         "processor time",
         figures=[
             Figure(

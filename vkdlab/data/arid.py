@@ -40,6 +40,8 @@ GROUPS = {
     "val": ("val",),
     "test": ("test-a", "test-b"),
 }
+HELD_OUT_GROUPS = ("val-a", "val-b")
+"""Of a validation split of other recordings: what is fitted on one half of its clips can be judged on the other."""
 ACTIONS = ("Jump", "Run", "Sit", "Stand", "Turn", "Walk")
 SENTENCES = {
     "Jump": ("a person jumps", "someone is jumping", "the person jumps up and down"),
@@ -124,7 +126,9 @@ def plan(manifest: Manifest, folder: Path, split: str, *, profile: str) -> list[
 
     Videos take turns with the groups of the split.
     """
-    groups = list(deal(_clips(manifest, folder, split), GROUPS[split]).items())
+    held_out = manifest.split(split).held_out
+    names = GROUPS[split] if held_out is None or not held_out.groups else HELD_OUT_GROUPS
+    groups = list(deal(_clips(manifest, folder, split), names).items())
     count = manifest.build.profiles[profile][split]
     rng = random.Random(f"{manifest.name} {manifest.build.version} {manifest.build.seed} {split}")
     joined = []

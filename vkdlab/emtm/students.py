@@ -174,7 +174,8 @@ class _Workshop:
 
     def identity(self, method: EMTM) -> tuple[str, TrainConfig, dict[str, Any]]:
         extra = asdict(method.config) | {"columns": [method.columns.start, method.columns.stop]}
-        return "emtm-student", replace(self.recipe.training, seed=self.seed, device=self.device), extra
+        name = "emtm-student" if method.config.shared_encoder and method.config.distill else "emtm-control"
+        return name, replace(self.recipe.training, seed=self.seed, device=self.device), extra
 
     def is_trained(self, key: str, half: int) -> bool:
         spec = self.specs[key.partition("|")[0]]

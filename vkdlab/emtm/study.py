@@ -7,9 +7,12 @@ same held-out answers, temperatures and pooling, the teacher that was best on th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from vkdlab.emtm.aggregate import AggregateConfig, Aggregator, Integrated, fit_aggregator, trust
 from vkdlab.emtm.ensemble import Ensemble
@@ -26,22 +29,24 @@ UNIFORM, CONSTANT, BEST, NAIVE, KAU, ORACLE = (
     "KAU",
     "oracle",
 )
-VIDEO = {"kau_inputs": "video", "pooling": "linear", "epochs": 30, "folds": 2}
+VIDEO = {"kau_inputs": "video", "pooling": "linear", "epochs": 15, "folds": 2}
 LADDER = {
-    NAIVE: AggregateConfig(as_released=True, epochs=20),
-    "+ cross-fitting": AggregateConfig(calibrate=False, **VIDEO),
+    NAIVE: AggregateConfig(as_released=True, epochs=15),
+    "+ cross-fitting": AggregateConfig(as_released=True, epochs=15),
+    "+ early stopping": AggregateConfig(calibrate=False, **VIDEO),
     "+ calibration": AggregateConfig(**VIDEO),
     "+ uncertainty": AggregateConfig(kau_inputs="uncertainty", pooling="linear"),
 }
-"""Each adds one thing to the one before; but with cross-fitting the unit also ceases to be the released one: it starts
-from constant weights, takes a mean over time, and held-out queries choose its epochs. After these rungs held-out
-answers choose pooling and calibration, and "KAU" is judged by moments."""
+"""Each adds one thing to the one before: answers to queries that no teacher was trained on, in place of training ones;
+constant weights to start from, and epochs that held-out queries choose; temperatures; how sure the teachers are, in
+place of video and query. Last, for "KAU", held-out answers choose how to mix."""
 REMEDIES = {
     "other pooling": {"pooling": None},
-    "video and uncertainty": {"kau_inputs": "both", "epochs": 30, "folds": 2},
+    "video and uncertainty": {"kau_inputs": "both", "epochs": 15, "folds": 2},
     "calibration the other way": {"calibrate": None},
     "expected IoU": {"objective": "iou"},
-    "constant by likelihood": {"mode": "constant", "objective": "nll"},
+    "the other objective": {"objective": None},
+    "constant, the other objective": {"mode": "constant", "objective": None},
 }
 """What else was tried to bring KAU above constant weights: changes to its configuration; None is the other choice."""
 CONTROLS = {
@@ -62,7 +67,7 @@ class Study:
     test: Mapping[str, Integrated]
     """The integrated labels of the test queries, by aggregator."""
     mixing: Mapping[str, Any]
-    """Pooling and calibration that held-out answers asked for."""
+    """Pooling, calibration and objective that held-out answers asked for."""
 
     @property
     def rows(self) -> dict[str, dict[str, Mean]]:
@@ -110,10 +115,9 @@ def compare(ensemble: Ensemble, *, seed: int = 0) -> Study:
     configs = {
         UNIFORM: CONTROLS[UNIFORM],
         BEST: CONTROLS[BEST],
-        CONSTANT: AggregateConfig(mode="constant", objective="moments", **mixing),
+        CONSTANT: AggregateConfig(mode="constant", **mixing),
         **LADDER,
-        "+ pooling": AggregateConfig(**mixing),
-        KAU: AggregateConfig(objective="moments", **mixing),
+        KAU: AggregateConfig(**mixing),
         ORACLE: CONTROLS[ORACLE],
     }
     aggregators = {
@@ -130,7 +134,8 @@ def remedies(study: Study, *, seed: int = 0) -> dict[str, Integrated]:
     """The test labels of what else was tried, by name: see `REMEDIES`."""
     ensemble = study.ensemble
     (pooling,) = set(POOLINGS) - {study.mixing["pooling"]}
-    others = {"pooling": pooling, "calibrate": not study.mixing["calibrate"]}
+    (objective,) = {"nll", "moments"} - {study.mixing["objective"]}
+    others = {"pooling": pooling, "calibrate": not study.mixing["calibrate"], "objective": objective}
     found = {}
     for name, change in REMEDIES.items():
         change = {field: others[field] if value is None else value for field, value in change.items()}
@@ -143,22 +148,37 @@ def fit(ensemble: Ensemble, config: AggregateConfig, *, naive: bool = False) -> 
     """An aggregator fitted on held-out answers, or on the teachers' own training samples when `naive`."""
     if naive:
         return fit_aggregator(ensemble.train, config, dataset=ensemble.splits.train)
-    videos = {query.id: query.video for query in ensemble.held_out_dataset.dataset.queries}
-    groups = [videos[name] for name in ensemble.held_out.ids]
-    return fit_aggregator(ensemble.held_out, config, dataset=ensemble.held_out_dataset, groups=groups)
+    return fit_aggregator(ensemble.held_out, config, dataset=ensemble.held_out_dataset, groups=_groups(ensemble))
 
 
-def choose_mixing(ensemble: Ensemble) -> dict[str, Any]:
-    """Pooling, and whether to calibrate: with which constant weights reach the best mean IoU on held-out answers."""
+def choose_mixing(ensemble: Ensemble, *, parts: int = 3) -> dict[str, Any]:
+    """Pooling, calibration and objective: with which constant weights reach the best mean IoU on the held-out answers.
+
+    Each part of the held-out queries, whole groups of recordings, is judged with weights fitted on the others.
+    """
+    outputs, groups = ensemble.held_out, _groups(ensemble)
+    names = sorted(set(groups))
+    part = torch.tensor([names.index(group) % parts for group in groups])
 
     def reached(mixing: dict[str, Any]) -> float:
-        constant = fit(ensemble, AggregateConfig(mode="constant", objective="moments", **mixing))
-        return constant.integrate(ensemble.held_out).iou.mean().item()
+        config, ious = AggregateConfig(mode="constant", **mixing), []
+        for held in part.unique().tolist():
+            others = part != held if len(names) > 1 else part == held
+            ious.append(fit_aggregator(outputs.rows(others), config).integrate(outputs.rows(part == held)).iou)
+        return torch.cat(ious).mean().item()
 
+    choices = itertools.product((True, False), POOLINGS, ("nll", "moments"))
     return max(
-        ({"pooling": pooling, "calibrate": calibrate} for calibrate in (True, False) for pooling in POOLINGS),
-        key=reached,
+        (dict(zip(("calibrate", "pooling", "objective"), choice, strict=True)) for choice in choices), key=reached
     )
+
+
+def _groups(ensemble: Ensemble) -> list[str]:
+    """What each held-out query's video was recorded of: its group, or the video where all are of one group or none."""
+    dataset = ensemble.held_out_dataset.dataset
+    videos = {query.id: dataset.videos[query.video] for query in dataset.queries}
+    names = [videos[name].group for name in ensemble.held_out.ids]
+    return names if len(set(names)) > 1 and all(names) else [videos[name].id for name in ensemble.held_out.ids]
 
 
 def committed_runs(data: str) -> list[dict[str, Any]]:

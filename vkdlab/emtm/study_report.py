@@ -173,6 +173,7 @@ def study_metrics(
     found["best teacher in hindsight R1@0.5"] = rows[study.best_in_hindsight]["R1@0.5"]
     found["log-linear pooling"] = float(study.mixing["pooling"] == "log_linear")
     found["calibrated"] = float(study.mixing["calibrate"])
+    found["fitted by moments"] = float(study.mixing["objective"] == "moments")
     kau = study.aggregators[KAU]
     found |= {f"{name} temperature": float(value) for name, value in zip(kau.names, kau.temperatures, strict=True)}
     mean = study.test[KAU].weights.mean((0, 2))
