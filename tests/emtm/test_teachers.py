@@ -59,6 +59,14 @@ def test_asking_again_trains_nothing_and_another_seed_trains_others(tiny):
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
+def test_every_teacher_s_run_has_a_model_card(tiny):
+    for name, each in tiny.ensemble.teachers.items():
+        card = (each.run.folder / "README.md").read_text()
+        assert card.startswith(f"# EMTM {name} teacher, trained on tabletop")
+        for fact in ("dis-flow", "R1@0.5", "parameters", "Apache-2.0", "One seed", "validation split"):
+            assert fact in card, fact
+
+
 def test_a_worker_finds_the_same_run(tiny):
     from dataclasses import asdict
 

@@ -22,7 +22,9 @@ from vkdlab.emtm.map_teacher import MapConfig, MapNetwork
 from vkdlab.emtm.networks import NetworkConfig, SpanConfig, SpanNetwork
 from vkdlab.emtm.proposal_teacher import ProposalConfig, ProposalNetwork
 from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
+from vkdlab.emtm.student_files import CARD
 from vkdlab.emtm.teacher import GroundingTeacher
+from vkdlab.emtm.teacher_files import write_teacher_card
 from vkdlab.history import History
 from vkdlab.runs import Run, run_of, trained_once
 from vkdlab.training import Data, TrainConfig
@@ -145,6 +147,8 @@ def train_teacher(
     run, history = trained_once(
         name, teacher, data, config, runs_dir=runs_dir or None, extra=extra, version=VERSION, progress=progress
     )
+    if not (run.folder / CARD).is_file():
+        write_teacher_card(run.folder, teacher, family=spec.family, train=data.train, history=history, training=config)
     return TrainedTeacher(method=teacher, run=run, history=history)
 
 
