@@ -153,6 +153,20 @@ def test_a_label_or_a_set_of_students_that_is_none_is_refused(tiny):
     assert set(FEW) < set(ALL)
 
 
+def test_ablations_are_asked_for_by_name(tiny):
+    specs = emtm.student_specs("few", aggregate="uniform", shared_encoder=False)
+    assert specs["EMTM"] == emtm.StudentSpec(label=UNIFORM)
+    assert emtm.student_specs("few", distill=False)["EMTM"] == emtm.StudentSpec(shared_encoder=True)
+    with pytest.raises(
+        ValueError, match="expected aggregate kau, constant, uniform, best_held_out, oracle, got 'mean'"
+    ):
+        emtm.student_specs("few", aggregate="mean")
+    assert list(emtm.choose_teachers("map, span")) == ["map", "span"]
+    assert emtm.choose_teachers("all") == emtm.TEACHERS
+    with pytest.raises(ValueError, match="there is no teacher 'tree'; there are span, map"):
+        emtm.choose_teachers("tree")
+
+
 def test_a_recipe_is_part_of_a_run(tiny):
     wider = dataclasses.replace(RECIPE, dim=32)
     trained = emtm.train_students(tiny.splits, {"alone": emtm.StudentSpec()}, {}, **(tiny.settings | {"recipe": wider}))

@@ -9,7 +9,7 @@ from tests.emtm.conftest import RECIPE, TEACHERS
 from vkdlab import emtm
 from vkdlab.emtm import figures
 from vkdlab.emtm.teachers import build_teacher, columns_of, task, train_teacher
-from vkdlab.metrics import temporal_iou
+from vkdlab.metrics import Mean, temporal_iou
 from vkdlab.training import Data, evaluate
 
 
@@ -124,6 +124,22 @@ def test_figures_show_what_was_measured(items, tiny):
     assert [trace.type for trace in without_file.data] == [trace.type for trace in grounded.data]
     groups = figures.iou_by_group(items["span"], title="t").data
     assert sum(int(name.split("n = ")[1]) for name in groups[0].x) == len(items["span"])
+
+
+def test_transfer_says_how_far_the_best_teacher_is_above_a_guess_on_each_data_set():
+    def metrics(value):
+        return {"R1@0.5": Mean(value, 1)}
+
+    rows = {
+        "own": {figures.GUESS: metrics(0.1), "span": metrics(0.5), figures.CEILING: metrics(1.0)},
+        "other": {figures.GUESS: metrics(0.2), "span": metrics(0.15)},
+    }
+    figure = figures.transfer(rows)
+    assert (
+        figure.layout.title.text == "The best teacher is +40 points above a guess here and -5 on videos of another kind"
+    )
+    assert [trace.name for trace in figure.data] == [figures.GUESS, "span"]
+    assert "no other videos" in figures.transfer({"own": rows["own"], "other": {}}).layout.title.text
 
 
 def test_learning_curves_ring_the_epoch_that_is_kept(tiny):

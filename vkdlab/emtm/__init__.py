@@ -50,7 +50,7 @@ from vkdlab.emtm.study_report import (
 )
 from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.emtm.teacher_outputs import TeacherOutputs, collect
-from vkdlab.emtm.teachers import RECIPES, TEACHERS, Recipe, TeacherSpec, TrainedTeacher, train_teachers
+from vkdlab.emtm.teachers import RECIPES, TEACHERS, Recipe, TeacherSpec, TrainedTeacher, choose_teachers, train_teachers
 from vkdlab.emtm.unify import unify
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "best_moments",
     "blind_guess",
     "ceiling",
+    "choose_teachers",
     "collect",
     "committed_runs",
     "compare",

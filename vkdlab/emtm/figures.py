@@ -115,16 +115,30 @@ def how_many_right(outputs: TeacherOutputs, *, iou: float = 0.5, subtitle: str =
     )
 
 
-def transfer(values: Mapping[str, Mapping[str, float]], *, title: str, subtitle: str = "") -> go.Figure:
-    """R1@0.5 of sources on several data sets.
+def transfer(
+    rows: Mapping[str, Mapping[str, Mapping[str, Mean]]], *, metric: str = "R1@0.5", subtitle: str = ""
+) -> go.Figure:
+    """A metric of the same sources on the data set that they were trained for, and on another one.
 
     Args:
-        values: source to {data set: share of queries}.
-        title: what is to be seen.
+        rows: name of a data set, the own one first, to its metrics by source, `GUESS` among them; one without any is
+            left out.
+        metric: what is shown, in per cent.
         subtitle: what was trained on what.
     """
+    shown = {name: sources for name, sources in rows.items() if sources}
+    sources = [name for name in next(iter(shown.values())) if name != CEILING]
+    values = {
+        name: {data: each[name][metric].value for data, each in shown.items() if name in each} for name in sources
+    }
+    gains = [
+        100 * (max(each[name][metric].value for name in sources if name != GUESS) - each[GUESS][metric].value)
+        for each in shown.values()
+    ]
+    title = f"The best teacher is {gains[0]:+.0f} points above a guess here"
+    title += f" and {gains[1]:+.0f} on videos of another kind" if len(gains) > 1 else "; no other videos to try it on"
     colours = colours_of(values) | COLOURS
-    figure = plots.bars(values, title=title, subtitle=subtitle, x="data set", y="R1@0.5 (%)", colours=colours)
+    figure = plots.bars(values, title=title, subtitle=subtitle, x="data set", y=f"{metric} (%)", colours=colours)
     return figure.update_xaxes(title_standoff=24)
 
 

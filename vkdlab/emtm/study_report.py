@@ -41,6 +41,8 @@ ALL = FEW | {
     "unlabelled, KAU, soft": StudentSpec(label=KAU, unlabelled=True),
     "unlabelled, KAU, hard, RGB": StudentSpec(label=KAU, labels="hard", unlabelled=True, features=(RGB,)),
 }
+AGGREGATES = {"kau": KAU, "constant": CONSTANT, "uniform": UNIFORM, "best_held_out": BEST, "oracle": ORACLE}
+"""Who weighs the teachers: short name to the name in the tables."""
 STEPS = {
     ALONE: ALONE,
     "several teachers": f"student from {UNIFORM}",
@@ -51,15 +53,26 @@ STEPS = {
 METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
 
 
-def student_specs(which: str) -> dict[str, StudentSpec]:
-    """The students of the notebook: "few" or "all".
+def student_specs(
+    which: str, *, aggregate: str = "kau", shared_encoder: bool = True, distill: bool = True
+) -> dict[str, StudentSpec]:
+    """The students of the notebook.
+
+    Args:
+        which: "few" or "all".
+        aggregate: whose label EMTM's student learns from, one of `AGGREGATES`.
+        shared_encoder: whether an isomorphic teacher learns on its encoder.
+        distill: whether it learns from a label at all.
 
     Raises:
-        ValueError: neither.
+        ValueError: no such choice.
     """
     if which not in ("few", "all"):
         raise ValueError(f"expected students few or all, got {which!r}")
-    return dict(FEW if which == "few" else ALL)
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"expected aggregate {', '.join(AGGREGATES)}, got {aggregate!r}")
+    ours = StudentSpec(label=AGGREGATES[aggregate] if distill else "", shared_encoder=shared_encoder)
+    return (FEW if which == "few" else ALL) | {EMTM_STUDENT: ours}
 
 
 def labels_of(specs: Mapping[str, StudentSpec]) -> list[str]:

@@ -114,6 +114,18 @@ def columns_of(dataset: GroundingDataset, features: Sequence[str]) -> tuple[int,
     return ranges[0][0], ranges[-1][1]
 
 
+def choose_teachers(names: str) -> dict[str, TeacherSpec]:
+    """Some of `TEACHERS`, by their names with commas between, or "all".
+
+    Raises:
+        ValueError: a name that is none of them.
+    """
+    wanted = list(TEACHERS) if names == "all" else [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in TEACHERS]:
+        raise ValueError(f"there is no teacher {unknown[0]!r}; there are {', '.join(TEACHERS)}")
+    return {name: TEACHERS[name] for name in wanted}
+
+
 def build_teacher(spec: TeacherSpec, dataset: GroundingDataset, recipe: Recipe, *, seed: int) -> GroundingTeacher:
     """A new teacher for the features of a data set, with the weights that `seed` gives."""
     config_class, network_class = FAMILIES[spec.family]
