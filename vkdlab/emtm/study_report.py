@@ -38,7 +38,6 @@ ALL = FEW | {
     f"student from {ORACLE}": StudentSpec(label=ORACLE),
     "student alone, RGB": StudentSpec(features=(RGB,)),
     "unlabelled, KAU, hard": StudentSpec(label=KAU, labels="hard", unlabelled=True),
-    "unlabelled, KAU, soft": StudentSpec(label=KAU, unlabelled=True),
     "unlabelled, KAU, hard, RGB": StudentSpec(label=KAU, labels="hard", unlabelled=True, features=(RGB,)),
 }
 AGGREGATES = {"kau": KAU, "constant": CONSTANT, "uniform": UNIFORM, "best_held_out": BEST, "oracle": ORACLE}
