@@ -66,7 +66,7 @@ def test_the_naive_unit_alone_is_fitted_on_training_samples(tiny):
     assert naive.as_released
     assert not ours.as_released
     label = tiny.study.label(KAU)
-    expected = tiny.study.aggregators[KAU].integrate(tiny.ensemble.held_out, dataset=tiny.splits.train)
+    expected = tiny.study.aggregators[KAU].integrate(tiny.ensemble.train, dataset=tiny.splits.train)
     torch.testing.assert_close(label.start[: len(expected.ids)], expected.start)
     assert set(label.ids[len(expected.ids) :]) == {query.id for query in tiny.splits.test.dataset.queries}
 
@@ -146,7 +146,7 @@ def test_numbers_of_a_study_are_named_by_source_and_metric(students, tiny):
 def test_a_label_or_a_set_of_students_that_is_none_is_refused(tiny):
     with pytest.raises(ValueError, match="there is no label 'KAU'; there are none"):
         emtm.train_students(tiny.splits, FEW, {}, **tiny.settings)
-    with pytest.raises(ValueError, match="expected students few or all, got 'some'"):
+    with pytest.raises(ValueError, match="expected students few, labels, all, got 'some'"):
         emtm.student_specs("some")
     with pytest.raises(ValueError, match="nothing on unlabelled videos without a label"):
         emtm.StudentSpec(unlabelled=True)

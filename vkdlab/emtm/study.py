@@ -94,11 +94,11 @@ class Study:
     def label(self, name: str) -> Label:
         """An aggregator's label for training and test queries; the oracle's, for training queries alone.
 
-        On training queries it is made of answers of teachers that never saw them, where there are any.
+        On training queries the teachers of the whole split are mixed, not those of the folds: whom to trust is learned
+        on held-out answers, and a student that knows the truth of a query anyway is led astray by a wrong one.
         """
-        aggregator, ensemble = self.aggregators[name], self.ensemble
-        folds = ensemble.held_out_by == "folds" and name != NAIVE
-        on_train = aggregator.integrate(ensemble.held_out if folds else ensemble.train, dataset=ensemble.splits.train)
+        aggregator, splits = self.aggregators[name], self.ensemble.splits
+        on_train = aggregator.integrate(self.ensemble.train, dataset=splits.train)
         if aggregator.config.mode == "oracle":
             return Label.join(on_train)  # it knows the truth, and nobody may learn from that of a test query
         return Label.join(on_train, self.test[name])

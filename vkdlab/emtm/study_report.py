@@ -30,14 +30,15 @@ FEW = {
     f"student from {KAU}": StudentSpec(label=KAU),
     EMTM_STUDENT: StudentSpec(label=KAU, shared_encoder=True),
 }
-ALL = FEW | {
+LABELS = FEW | {
     "shared encoder alone": StudentSpec(shared_encoder=True),
     f"student from {CONSTANT}": StudentSpec(label=CONSTANT),
     f"student from {BEST}": StudentSpec(label=BEST),
     f"student from {NAIVE}": StudentSpec(label=NAIVE),
-    f"student from {ORACLE}": StudentSpec(label=ORACLE),
-    "student alone, RGB": StudentSpec(features=(RGB,)),
     "unlabelled, KAU, hard": StudentSpec(label=KAU, labels="hard", unlabelled=True),
+}
+ALL = LABELS | {
+    "student alone, RGB": StudentSpec(features=(RGB,)),
     "unlabelled, KAU, hard, RGB": StudentSpec(label=KAU, labels="hard", unlabelled=True, features=(RGB,)),
 }
 AGGREGATES = {"kau": KAU, "constant": CONSTANT, "uniform": UNIFORM, "best_held_out": BEST, "oracle": ORACLE}
@@ -58,7 +59,7 @@ def student_specs(
     """The students of the notebook.
 
     Args:
-        which: "few" or "all".
+        which: "few"; "labels": one from every label, and one on unlabelled videos; "all": also with pictures alone.
         aggregate: whose label EMTM's student learns from, one of `AGGREGATES`.
         shared_encoder: whether an isomorphic teacher learns on its encoder.
         distill: whether it learns from a label at all.
@@ -66,12 +67,13 @@ def student_specs(
     Raises:
         ValueError: no such choice.
     """
-    if which not in ("few", "all"):
-        raise ValueError(f"expected students few or all, got {which!r}")
+    sets = {"few": FEW, "labels": LABELS, "all": ALL}
+    if which not in sets:
+        raise ValueError(f"expected students {', '.join(sets)}, got {which!r}")
     if aggregate not in AGGREGATES:
         raise ValueError(f"expected aggregate {', '.join(AGGREGATES)}, got {aggregate!r}")
     ours = StudentSpec(label=AGGREGATES[aggregate] if distill else "", shared_encoder=shared_encoder)
-    return (FEW if which == "few" else ALL) | {EMTM_STUDENT: ours}
+    return sets[which] | {EMTM_STUDENT: ours}
 
 
 def labels_of(specs: Mapping[str, StudentSpec]) -> list[str]:
