@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## lint, the tests, and the notebooks at smoke size
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: $(INSTALLED)  ## measure what the README claims; writes reports/benchmarks
+bench: $(INSTALLED)  ## measure speed and cost; writes reports/benchmarks
 	$(BIN)/vkdlab bench
 
 install: $(INSTALLED)

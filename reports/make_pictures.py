@@ -16,7 +16,7 @@ CHOSEN = {
     "00_start_here": "The built-in world",
     "01_data_and_manifests": "What is known exactly",
     "02_teacher_training": "A query and its answers",
-    "03_kau_weights": "Whom KAU trusts",
+    "03_kau_weights": "What each ingredient is worth",
 }
 
 

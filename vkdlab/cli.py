@@ -115,17 +115,23 @@ def ground(
     k: Annotated[int, typer.Option("-k", help="How many moments.")] = 5,
     out: Annotated[
         Path | None,
-        typer.Option(help="HTML file of the timeline; default VIDEO's name in this folder.", show_default=False),
+        typer.Option(
+            help="HTML file of the timeline; default VIDEO-moments.html in this folder, written over.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Find the moments of a video that a sentence describes; prints them and writes a timeline to look at offline."""
     from .emtm.ground import ground as find
+    from .emtm.student_files import latest_student, load_student
     from .files import write_text
 
     page = out or Path(f"{video.stem}-moments.html")
     if page.suffix != ".html":
         raise ValueError(f"--out is an HTML file, such as {page.stem}.html, got {page}")
-    found = find(video, query, student=student, k=k)
+    who = load_student(student or latest_student())
+    found = find(video, query, student=who, k=k)
+    typer.echo(f"Student: trained on {who.data} ({who.folder})")
     typer.echo("start (s)  end (s)  score")
     for (start_s, end_s), score in zip(found.moments_s, found.scores, strict=True):
         typer.echo(f"{start_s:9.2f}  {end_s:7.2f}  {score:.4f}")

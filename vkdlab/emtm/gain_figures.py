@@ -34,7 +34,7 @@ def aggregates(
     Args:
         rows: source to value; KAU's ingredients added in turn are rows too ("KAU: cross-fitted", "KAU: + calibration").
         control: the row whose value is drawn through all others.
-        ceiling: the row that no weighting can pass.
+        ceiling: the row of the best single teacher of every query.
         metric: what is shown.
         subtitle: data set, split and seed.
 
@@ -185,6 +185,7 @@ def over_seeds_paired(
     control: str = "constant",
     fresh: Mapping[str, float] | None = None,
     metric: str = "R1@0.5",
+    label: str = "committed runs",
     subtitle: str = "",
 ) -> go.Figure:
     """Committed runs, one dot a seed, and each source's difference to the control on the same seeds.
@@ -195,6 +196,7 @@ def over_seeds_paired(
         control: the source that all others are compared with.
         fresh: metrics of the reader's own run, under the same names.
         metric: what the axes are called.
+        label: what the runs are called.
         subtitle: data set, split, machine.
 
     Raises:
@@ -227,7 +229,7 @@ def over_seeds_paired(
         paired = paired_interval([by_seed[seed] for seed in shared], [found[control][seed] for seed in shared])
         dot(figure, paired, place, colour=colours[source], col=2, sign="+")
     ours = {place: 100 * fresh[name] for place, name in enumerate(sources.values()) if name in (fresh or {})}
-    _key(figure, "committed runs, one a seed", symbol="circle", opacity=0.55)
+    _key(figure, f"{label}, one a seed", symbol="circle", opacity=0.55)
     _key(figure, "their mean, 95 % interval", symbol="line-ns")
     if ours:
         mark = {"symbol": "x", "size": 10, "color": "#000000"}

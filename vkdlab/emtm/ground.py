@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import html
 import os
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,9 +104,8 @@ class Grounding:
             duration_s=self.duration_s,
             moments_s=rows,
             curves={"probability": {"start": self.start_probs, "end": self.end_probs}},
-            # plotly reads mark-up in titles.
-            title=html.escape(f"“{self.query}”: {start_s:.1f} to {end_s:.1f} s", quote=False),
-            subtitle=html.escape(f"{self.video.name}; the moments with their scores, best first", quote=False),
+            title=_wrapped(f"“{self.query}”: {start_s:.1f} to {end_s:.1f} s"),
+            subtitle=_wrapped(f"{self.video.name}; the moments with their scores, best first"),
             colours={**dict.fromkeys(rows, plots.PALETTE[0]), "start": plots.PALETTE[1], "end": plots.PALETTE[2]},
         )
 
@@ -141,10 +141,9 @@ def ground(
     _check(k=k, overlap=overlap, iou_limit=iou_limit)
     if not isinstance(student, Student):
         student = load_student(latest_student() if student is None else student)
+    words = student.words(query)  # first, because a bad query should not cost the extraction of features
     clips, duration_s = video_clips(video, student, progress=progress)
-    found = find_moments(
-        student, clips, student.words(query), duration_s=duration_s, k=k, overlap=overlap, iou_limit=iou_limit
-    )
+    found = find_moments(student, clips, words, duration_s=duration_s, k=k, overlap=overlap, iou_limit=iou_limit)
     return Grounding(query=query, video=Path(video), duration_s=duration_s, **vars(found))
 
 
@@ -284,6 +283,11 @@ def _features(video: Path, wanted: FeatureManifest, *, duration_s: float, progre
             features = encode_video(video, encoder, stride_s=made.stride_s, gamma=made.gamma, encoded=bar.update)
         write_safetensors(store.path(name), {"clips": torch.from_numpy(features).half()})
     return store.clips(name)
+
+
+def _wrapped(text: str) -> str:
+    """For a title: plotly reads mark-up in it, and cuts a line that is too long for a phone."""
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(text, 60))
 
 
 def _check(*, k: int, overlap: float, iou_limit: float) -> None:

@@ -219,7 +219,7 @@ def _card(
     measured_on: str,
     recipe: Mapping[str, Any],
 ) -> str:
-    split = dataset.dataset
+    split, name = dataset.dataset, recipe.get("student", "EMTM")
     stride_s, max_clips = settings["stride_s"], settings["max_clips"]
     window_s = stride_s * max_clips
     asked = [split.videos[name].duration_s for name in dataset.videos]
@@ -228,7 +228,7 @@ def _card(
     terms = manifests.get(split.name).licence if split.name in manifests.names() else "yours, of your own videos"
     seen = {manifest.extractor: manifest for manifest, _ in _parts(dataset.manifests, settings["seen"])}
     return model_card(
-        f"EMTM student, trained on {split.name}",
+        f"{name if name != 'EMTM' else 'EMTM student'}, trained on {split.name}",
         what="Finds the moment of a video that a sentence describes: features of clips and words in, start and end in "
         "seconds out (Liang et al., arXiv 2308.03725, as vkdlab builds it).",
         use='```\nvkdlab ground VIDEO "what happens" --student THIS_FOLDER\n```',
@@ -240,7 +240,8 @@ def _card(
             name: f"{manifest.dim} numbers every {manifest.stride_s:g} s; {manifest.input}"
             for name, manifest in seen.items()
         } | {"minilm": f"{network.config.query_dim} numbers a word piece"},
-        training=dict(recipe) | {"best epoch chosen on": "the validation split"},
+        training={what: value if value not in ("", ()) else "–" for what, value in recipe.items()}
+        | {"best epoch chosen on": "the validation split"},
         metrics=metrics,
         measured_on=measured_on or f"the test split of {split.name}",
         seeds=[recipe.get("seed", 0)],
@@ -269,5 +270,5 @@ def _cost(network: SpanNetwork, *, max_clips: int, words: int = 10) -> dict[str,
         "parameters": f"{cost.parameters(network) / 1e6:.3f} million",
         f"multiply-accumulates of one query, {max_clips} clips, {words} words": f"{macs / 1e6:.1f} million",
         "the same, measured": f"{1e3 * took.median_s:.1f} ms (median; {machine()['kind']}, "
-        f"{torch.get_num_threads()} threads; features and words at hand)",
+        f"threads: {torch.get_num_threads()}; features and words at hand)",
     }

@@ -133,8 +133,10 @@ def over_seeds(
     sources = {name: f"{name} R1@0.5" for name in (UNIFORM, CONSTANT, BEST, NAIVE, KAU, ORACLE, *FEW)}
     fresh = {name: value for name, value in study_metrics(study, trained).items() if name.endswith("R1@0.5")}
     fresh = {name: value.value if isinstance(value, Mean) else value for name, value in fresh.items()}
-    runs = committed or [{"parameters": {"seed": 0}, "metrics": fresh}]
-    return gain_figures.over_seeds_paired(runs, sources, control=CONSTANT, fresh=fresh, subtitle=subtitle)
+    if not committed:
+        runs = [{"parameters": {"seed": 0}, "metrics": fresh}]
+        return gain_figures.over_seeds_paired(runs, sources, control=CONSTANT, label="this run", subtitle=subtitle)
+    return gain_figures.over_seeds_paired(committed, sources, control=CONSTANT, fresh=fresh, subtitle=subtitle)
 
 
 def softmax_slip(

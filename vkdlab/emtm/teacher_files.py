@@ -47,12 +47,17 @@ def write_teacher_card(
         f"EMTM {family} teacher, trained on {split.name}",
         what="Finds the moment of a video that a sentence describes; a student is to learn from what it says "
         "(Liang et al., arXiv 2308.03725, as vkdlab builds it).",
-        use="```python\nfrom vkdlab import emtm  # emtm.train_teachers with the same settings loads it\n```",
+        use="`emtm.train_teachers` with the same splits, recipe and seed loads it, as in `02_teacher_training`.",
         data={
             "data set": f"{split.name}, profile {split.profile}",
-            "split": f"{split.split}: {len(split.queries)} queries over {len(train.videos)} videos",
+            "split": f"{split.split}, whole or without a fold",
+            "size": f"{len(split.queries)} queries over {len(train.videos)} videos",
         },
-        features={name: f"columns {train.columns[name][0]} to {train.columns[name][1]}" for name in seen},
+        features={
+            each.extractor: f"{each.dim} numbers every {each.stride_s:g} s; {each.input}"
+            for each in train.manifests
+            if each.extractor in seen
+        },
         training=asdict(training) | {"kept epoch": history.best_epoch},
         metrics={name: best[name] for name in ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")},
         measured_on=f"the validation split of {split.name}, which chose the epoch",
