@@ -265,7 +265,7 @@ def test_the_command_prints_moments_and_writes_a_page_that_needs_no_network(
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "ground", video, QUERY, "--student", student.folder, "-k", 2) == 0
     who, *lines = capsys.readouterr().out.splitlines()
-    assert who == f"Student: trained on tabletop ({student.folder})"
+    assert who == f"Student: trained on {student.data} ({student.folder})"
     assert lines[0].split() == ["start", "(s)", "end", "(s)", "score"]
     assert 1 <= len(lines[1:-1]) <= 2
     for line in lines[1:-1]:
