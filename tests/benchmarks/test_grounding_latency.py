@@ -102,5 +102,5 @@ def test_one_query_on_a_cached_video_and_the_student_beside_its_teachers():
         macs=macs,
         parameters={name: cost.parameters(network) for name, network in networks.items()},
     )
-    # Processor time is held to the limit, because other processes on the machine move it least.
-    assert all(figure.value <= figure.limit for figure in figures if "processor" in figure.name), figures
+    # A ratio is held to its limit; milliseconds depend on the machine, and the record says whether they were met.
+    assert share <= 1 / FASTER, figures
