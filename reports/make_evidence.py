@@ -1,6 +1,6 @@
 """Repeats the sweeps behind what the README says of EMTM: writes `reports/evidence/emtm.json` and the README's table.
 
-`VKDLAB_DATA=... python reports/make_evidence.py`: about three hours on two cores; what was done before is not done
+`VKDLAB_DATA=... python reports/make_evidence.py`: hours on two cores; what was done before is not done
 again.
 """
 
