@@ -13,6 +13,7 @@ Notebooks: `02_teacher_training` for the teachers, `03_kau_weights` for whom to 
 """
 
 from vkdlab.emtm.aggregate import AggregateConfig, Aggregator, Integrated, fit_aggregator, integrate, recovered, trust
+from vkdlab.emtm.browsable import predictions_of
 from vkdlab.emtm.distill import EMTM, Config, Inspection
 from vkdlab.emtm.ensemble import (
     Ensemble,
@@ -120,6 +121,7 @@ __all__ = [
     "non_maximum_suppression",
     "over_seeds",
     "predict",
+    "predictions_of",
     "query_groups",
     "recovered",
     "released_soft_loss",
