@@ -1,4 +1,4 @@
-"""Your own videos: a folder and a CSV with the columns file, start, end, sentence become a data set.
+"""Your own videos: a folder and a CSV with the columns file, start, end, sentence become a data set, and back.
 
 Times are seconds, mm:ss or hh:mm:ss.fff. A bad row is reported with its number and reason, and the good ones are kept.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import atomic_path
 from .datasets import SPLITS, Dataset, Problem, Query, Video, moment_error, spread
 from .readers.common import clock_s
 from .video import FrameReader, VideoError
@@ -47,7 +49,7 @@ def own_videos(
     without a byte order mark, and what Excel writes on Windows, are read.
 
     Args:
-        folder: holds the videos; `file` is relative to it.
+        folder: holds the videos; `file` is relative to it, or a whole path.
         csv: the CSV's path, or its name in the folder.
         name: the data set's name, default the folder's.
         split: "all", or "train", "val", "test": by the column `split`; without one, videos are dealt out 70/15/15 by
@@ -108,6 +110,61 @@ def own_videos(
         problems=tuple(Problem(path.name, row.row, row.reason) for row in bad),
     )
     return dataset, bad
+
+
+def save_own_videos(dataset: Dataset | Sequence[Dataset], folder: str | os.PathLike) -> Path:
+    """Writes the moments of a data set as a `moments.csv` that `own_videos` and `load` read, to the last digit.
+
+    Videos stay where they are: those below the folder are named relative to it, others by their whole path. The rows
+    are read once before they take the place of an older file. Of a query, its video, its sentence and its one moment
+    are written; ids become the numbers of the rows.
+
+    Args:
+        dataset: one data set, whose videos are dealt out to train, val and test when they are read; or several splits
+            of one, which are kept apart by a column `split`.
+        folder: where `moments.csv` goes; it is made when it is not there.
+
+    Returns:
+        The CSV.
+
+    Raises:
+        ValueError: there is no query, a video has no file, a split is given twice or is not train, val or test, or a
+            row would not be read back: its file is not there, or is shorter than the data set says.
+        OSError: the folder cannot be written.
+    """
+    splits = [dataset] if isinstance(dataset, Dataset) else list(dataset)
+    names = [each.split for each in splits]
+    if len(splits) > 1 and (not set(names) <= set(SPLITS) or len(set(names)) < len(names)):
+        raise ValueError(f"several data sets have to be train, val and test of one, each once, got {', '.join(names)}")
+    if not any(each.queries for each in splits):
+        raise ValueError("there is no moment to write: none of the videos has a query")
+    path = Path(folder).expanduser() / MOMENTS_FILE
+    with atomic_path(path) as temporary:
+        home = path.parent.resolve()
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*COLUMNS, "split"] if len(splits) > 1 else COLUMNS)
+            for each in splits:
+                for query in each.queries:
+                    row = [_name(each.videos[query.video], home), repr(query.start_s), repr(query.end_s)]
+                    writer.writerow([*row, query.sentence, *([each.split] if len(splits) > 1 else [])])
+        try:
+            _, bad = own_videos(home, temporary.name)
+        except ValueError as error:
+            raise ValueError(f"{path} is not written: {str(error).replace(temporary.name, path.name)}") from None
+        if bad:
+            raise ValueError(f"{path} is not written: {len(bad)} of its rows could not be read back: {bad[0]}")
+    return path
+
+
+def _name(video: Video, home: Path) -> str:
+    if video.path is None:
+        raise ValueError(f"{video.id} has no video file: its moments cannot be written as those of a folder of videos")
+    path = video.path.absolute()
+    for place in (path, path.resolve()):
+        if place.is_relative_to(home):
+            return place.relative_to(home).as_posix()
+    return os.fspath(path)
 
 
 def _read(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
