@@ -1,0 +1,66 @@
+"""Runs one program that may not outlive the process that started it, however that process ends (ours).
+
+`python -S -E keeper.py FOLDER PROGRAM ARGUMENT...` starts the program, writes its process id as a line, and waits. When
+its standard input closes, or the process that started it is gone, the program is asked to stop, is killed after
+`PATIENCE_S`, and FOLDER is removed. When the program ends by itself, FOLDER stays. It imports nothing but the standard
+library, so that it is there in milliseconds and takes little memory.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+PATIENCE_S = 20
+"""A database that is asked to stop writes down what it holds: seconds, rarely."""
+LOOK_S = 1
+"""Seconds between looks whether the starter is still there: a forked child of it may hold the pipe open."""
+
+
+def main(folder: str, *command: str) -> int:
+    """Keeps the program until it ends or nobody needs it.
+
+    Returns:
+        The program's exit status.
+    """
+    starter = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    program = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=_die_with(os.getpid()))
+    print(program.pid, flush=True)  # noqa: T201 - read by the starter
+    over = threading.Event()
+    for wait in (lambda: sys.stdin.buffer.read(), program.wait):
+        threading.Thread(target=lambda wait=wait: (wait(), over.set()), daemon=True).start()
+    while not over.wait(LOOK_S) and os.getppid() == starter:
+        pass
+    if program.poll() is None:
+        program.terminate()
+        try:
+            program.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+    # The thread that reads may still wait for its pipe, which an interpreter that ends in order would wait for too.
+    os._exit(program.returncode if program.returncode >= 0 else 1)
+
+
+def _die_with(keeper: int):
+    """What the program does before it starts, so that even a killed keeper takes it along; on Linux only."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask():
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != keeper:
+            os._exit(1)
+
+    return ask
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
