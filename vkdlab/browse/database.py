@@ -82,28 +82,21 @@ class Database:
 
 @dataclass(eq=False)
 class _Own:
-    """What this process holds while it owns a database."""
+    """What this process holds of the database that it uses."""
 
     database: Database
-    process: int
-    lock: FileLock | None
-    sockets: Path
-    keeper: subprocess.Popen | None
+    lock: FileLock | None = None
+    sockets: Path | None = None
+    kept: keeper.Kept | None = None
+    """Where this process started it."""
 
     @property
     def runs(self) -> bool:
         return _answers(self.database.uri)
 
     def stop(self) -> None:
-        if self.keeper is None or self.process != os.getpid():
-            return  # somebody else's, or that of the process which this one was forked from
-        self.keeper.stdin.close()
-        try:
-            self.keeper.wait(keeper.PATIENCE_S + 5)
-        except subprocess.TimeoutExpired:
-            self.keeper.kill()
-            self.keeper.wait()
-        shutil.rmtree(self.sockets, ignore_errors=True)
+        if self.kept is not None:
+            self.kept.stop()
 
 
 _own: _Own | None = None
@@ -157,8 +150,7 @@ def connect(folder: str | os.PathLike | None = None) -> Database:
 def join(folder: Path, uri: str, name: str, pid: int) -> Database:
     """Connects a process that a connected one started, such as the App's server, to the same database."""
     _need_fiftyone()
-    database = Database(folder=folder, uri=uri, name=name, pid=pid)
-    _attach(_Own(database=database, process=os.getpid(), lock=None, sockets=folder, keeper=None))
+    _attach(_Own(Database(folder=folder, uri=uri, name=name, pid=pid)))
     return _own.database
 
 
@@ -268,7 +260,7 @@ def _claim(folder: Path) -> _Own:
         address = urllib.parse.quote(os.fspath(_socket(sockets)), safe="")
         uri = f"mongodb://{address}/?{_SETTINGS}"
     database = Database(folder=folder, uri=uri, name=read_json(named)["name"], pid=0)
-    return _Own(database=database, process=os.getpid(), lock=lock, sockets=sockets, keeper=None)
+    return _Own(database=database, lock=lock, sockets=sockets)
 
 
 def _socket(sockets: Path) -> Path:
@@ -281,33 +273,23 @@ def _start(own: _Own, mongod: Path | None = None) -> None:
     data = folder / "mongo"
     data.mkdir(exist_ok=True)
     killed = bool(_locked_by(data))
-    own.sockets.mkdir(mode=0o700, exist_ok=True)
     if os.name == "nt":
         where = ["--bind_ip", "127.0.0.1", "--port", str(urllib.parse.urlsplit(own.database.uri).port)]
     else:
-        where = ["--bind_ip", os.fspath(_socket(own.sockets)), "--unixSocketPrefix", os.fspath(own.sockets)]
-    command = [
-        *(sys.executable, "-S", "-E", keeper.__file__, own.sockets),
-        *(mongod or _mongod(), "--dbpath", data, *where, "--wiredTigerCacheSizeGB", str(MEMORY_GB)),
-        *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-    ]
-    with open(folder / LOG, "wb") as log:
-        own.keeper = subprocess.Popen(
-            [os.fspath(part) for part in command],
-            **dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=folder, start_new_session=True),
-        )
-    with own.keeper.stdout as first:
-        pid = first.readline().strip()
+        where = ["--bind_ip", _socket(own.sockets), "--unixSocketPrefix", own.sockets]
+    command = [mongod or _mongod(), "--dbpath", data, *where, "--wiredTigerCacheSizeGB", str(MEMORY_GB)]
+    command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+    own.kept = keeper.start(command, folder=own.sockets, log=folder / LOG)
     end = time.monotonic() + START_S
     while not own.runs:
-        if own.keeper.poll() is not None or time.monotonic() > end:
+        if not own.kept.runs or time.monotonic() > end:
             own.stop()
             raise BrowseError(
                 f"the database in {folder} did not start. The last lines of its log, {folder / LOG}:\n"
                 f"{_last_lines(folder)}"
             )
         time.sleep(0.02)
-    own.database = Database(folder=folder, uri=own.database.uri, name=own.database.name, pid=int(pid))
+    own.database = Database(folder=folder, uri=own.database.uri, name=own.database.name, pid=own.kept.pid)
     if killed:
         _count_again(own.database)
 
@@ -367,7 +349,8 @@ def _attach(own: _Own) -> None:
     """Imports FiftyOne with nothing but our settings, against our database."""
     global _own
     folder = own.database.folder / "settings"
-    for name in [name for name in os.environ if name.startswith("FIFTYONE_") and name != "FIFTYONE_SERVER"]:
+    kept = ("FIFTYONE_SERVER", "FIFTYONE_CONTEXT")  # what a process that joins is told by the one that started it
+    for name in [name for name in os.environ if name.startswith("FIFTYONE_") and name not in kept]:
         del os.environ[name]  # a stranger's address, port, allowed origin or module would be followed
     os.environ |= {
         "FIFTYONE_DATABASE_URI": own.database.uri,
