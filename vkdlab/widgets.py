@@ -54,8 +54,8 @@ def choose(
 
     import ipywidgets
 
-    chosen = _dropdown(named, label)
-    show = _shown(picture := ipywidgets.Output())
+    chosen = dropdown(named, label)
+    show = shown_in(picture := ipywidgets.Output())
     chosen.observe(lambda change: show(draw(change["new"])), names="value")
     show(draw(first))
     return ipywidgets.VBox([chosen, picture])
@@ -97,7 +97,7 @@ def sliders(
 
     import ipywidgets
 
-    chosen = _dropdown(named, label)
+    chosen = dropdown(named, label)
     by_name = {
         name: ipywidgets.FloatSlider(
             value=value, min=0, max=1, step=0.01, description=name, style={"description_width": "initial"},
@@ -106,7 +106,7 @@ def sliders(
         for name, value in at_first.items()
     }  # fmt: skip
     button = ipywidgets.Button(description=reset, layout={"width": "auto"})
-    show = _shown(picture := ipywidgets.Output())
+    show = shown_in(picture := ipywidgets.Output())
 
     def moved(_) -> None:
         # A browser sends a slider's place back, rounded, when it first shows it: that is no hand on it either.
@@ -141,7 +141,8 @@ def _named(options: Mapping[str, Any] | Sequence[Any], label: str) -> dict[str, 
     return named
 
 
-def _dropdown(named: Mapping[str, Any], label: str) -> Any:
+def dropdown(named: Mapping[str, Any], label: str) -> Any:
+    """A drop-down list as wide as its cell: its values by what it calls them, and in a word or two what is chosen."""
     import ipywidgets
 
     return ipywidgets.Dropdown(
@@ -149,7 +150,7 @@ def _dropdown(named: Mapping[str, Any], label: str) -> Any:
     )
 
 
-def _shown(picture: Any) -> Callable[[go.Figure], None]:
+def shown_in(picture: Any) -> Callable[[go.Figure], None]:
     """What puts a figure into an output widget, in the place of the one before."""
     from IPython.display import display
 

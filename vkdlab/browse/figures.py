@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import os
+import textwrap
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,7 @@ TRUTH, STUDENT, MIXTURE = "gt", "student", "label"
 _COLOURS = {TRUTH: plots.TRUTH, STUDENT: plots.PALETTE[7], MIXTURE: plots.PALETTE[1]}
 _TEACHERS = (*(plots.PALETTE[place] for place in (0, 2, 3, 4, 5, 6)), "#882255", "#44AA99", "#999933")
 _OTHERS = ("#AA4499", "#6699CC", "#117733", "#7f7f7f")
+_OF_THE_TRUTH = {"start_s", "end_s", "length_s", "length_percentile", "duration_s"}
 _NO_PICTURE = np.full((90, 160, 3), 236, np.uint8)
 _SMALL = {"size": 11, "color": "#666666"}
 
@@ -93,7 +95,7 @@ def moments(predictions: Predictions, table: pd.DataFrame, question: Question, *
         here = {"xref": "paper", "yref": "paper", "showarrow": False}
         notes.append(
             here | {"x": 0, "y": top, "yanchor": "bottom", "xanchor": "left", "yshift": 3,
-                    "text": f"<b>{_said(row.sentence, 96)}</b>  {html.escape(row.video, quote=False)}"}
+                    "text": f"<b>{_said(row.sentence, 84)}</b>  {html.escape(row.video, quote=False)}"}
         )  # fmt: skip
         notes += row.numbers(x, y, header=place == 0)
         for part, (uri, time_s) in enumerate(zip(*row.pictures(), strict=True)):
@@ -110,13 +112,17 @@ def moments(predictions: Predictions, table: pd.DataFrame, question: Question, *
             )  # fmt: skip
         if place == len(rows) - 1:
             axes[f"xaxis{number}"]["title"] = {"text": "time in the video (s)"}
-    asks = _sentence(question.asks)
+    asks, meant = _asked(question)
+    told = [
+        html.escape(predictions.name, quote=False),
+        meant,
+        "the most telling first" if len(rows) > 1 else "",
+        "IoU is that with the truth",
+    ]
     plots.styled(
         figure,
-        title=f"{asks}{' ' if asks.endswith('?') else ': '}{len(named)} of {len(table)} queries",
-        subtitle=f"{html.escape(predictions.name, quote=False)}; the first {len(rows)}, the most telling on top"
-        if len(named) > 1
-        else html.escape(predictions.name, quote=False),
+        title=f"In {len(named)} of {len(table)} queries {asks}",
+        subtitle="; ".join(part for part in told if part),
         height=plot_px + 78 + 56,
     )
     return figure.update_layout(
@@ -136,27 +142,29 @@ def how_many(table: pd.DataFrame, questions: Iterable[Question], *, subtitle: st
     Raises:
         ValueError: no question.
     """
-    counts = {_sentence(question.asks): len(question.rows(table)) for question in questions}
+    counts = {question: len(question.rows(table)) for question in questions}
     if not counts:
         raise ValueError("there is no question to count")
     shown = sorted(counts, key=counts.get)
     total = max(len(table), 1)
     figure = go.Figure(
         go.Bar(
-            x=[counts[name] for name in shown], y=shown, orientation="h", marker_color=plots.PALETTE[0],
-            text=[f"{counts[name]} ({100 * counts[name] / total:.0f} %)" for name in shown], textposition="outside",
-            cliponaxis=False,
+            x=[counts[question] for question in shown], orientation="h", marker_color=plots.PALETTE[0],
+            y=["<br>".join(textwrap.wrap(_asked(question)[0], 36)) for question in shown],
+            text=[f"{counts[question]} ({100 * counts[question] / total:.0f} %)" for question in shown],
+            textposition="outside", cliponaxis=False,
         )
     )  # fmt: skip
-    most = shown[-1]
+    # What asks of the truth alone names the same queries whoever answered: no news.
+    news = [question for question in shown if counts[question] and not _OF_THE_TRUTH.issuperset(question.needs)]
     plots.styled(
         figure,
-        title=f"“{most}” names most queries: {counts[most]} of {len(table)}"
-        if counts[most]
-        else f"No question names any of the {len(table)} queries",
+        title=f"Most often, in {counts[news[-1]]} of {len(table)} queries, {_asked(news[-1])[0]}"
+        if news
+        else f"No question about answers names any of the {len(table)} queries",
         subtitle=subtitle,
         x="queries",
-        height=150 + 34 * len(counts),
+        height=150 + 42 * len(counts),
     )
     figure.update_xaxes(rangemode="tozero", tickformat="d", range=[0, 1.18 * max(*counts.values(), 1)])
     return figure.update_layout(margin={"b": 56, "r": 40})
@@ -216,7 +224,7 @@ class _Answers:
         self.sentence, self.video, self.path, self.duration_s = asked.sentence, video.id, video.path, video.duration_s
         self.teachers = predictions.teachers
         self._colours = colours(predictions)
-        found = {TRUTH: np.array([asked.start_s, asked.end_s])}
+        found = {TRUTH: np.array([asked.start_s, asked.end_s], dtype=float)}
         # The student stands under the truth, then what it learned from.
         order = sorted(predictions.moments_s, key=lambda name: (name != STUDENT, name in self.teachers))
         found |= {source: predictions.moments_s[source][self.number] for source in order}
@@ -260,9 +268,10 @@ class _Answers:
                 for source, value in values.items()
             ]
             if header:
+                # The truth has no numbers: the heads stand in its line.
                 notes.append(
-                    fixed | {"yref": f"{y} domain", "y": 1, "yanchor": "bottom", "xshift": shift, "text": head,
-                             "align": "right", "font": _SMALL}
+                    fixed | {"yref": y, "y": called(TRUTH), "xshift": shift, "text": head, "align": "right",
+                             "font": _SMALL}
                 )  # fmt: skip
         return notes
 
@@ -279,9 +288,11 @@ class _Answers:
         best = called(ranked[-1]) if ranked else ""
         taught = bool(ranked) and self.iou[ranked[-1]] >= FOUND_IOU
         if STUDENT not in self.sources:
+            if ranked:
+                return f"The {best} finds the moment" if taught else "No teacher finds the moment"
             start_s, end_s = self.moments_s[TRUTH]
-            length = f"The moment lasts {end_s - start_s:.1f} s of {self.duration_s:.1f} s"
-            return (f"The {best} finds the moment" if taught else "No teacher finds the moment") if ranked else length
+            length = f"he moment lasts {end_s - start_s:.1f} s of {self.duration_s:.1f} s"
+            return f"No teacher answers; t{length}" if self.teachers else f"T{length}"
         found = bool(self.moments_s[STUDENT]) and self.iou[STUDENT] >= FOUND_IOU
         if not ranked:
             return f"The student {'finds' if found else 'misses'} the moment"
@@ -327,8 +338,11 @@ def _said(sentence: str, most: int) -> str:
     return f"“{html.escape(short, quote=False)}”"
 
 
-def _sentence(asks: str) -> str:
-    return html.escape(asks[:1].upper() + asks[1:], quote=False)
+def _asked(question: Question) -> tuple[str, str]:
+    """What a question asks, without and within its brackets, as text that is no markup."""
+    asks, _, meant = html.escape(question.asks, quote=False).partition(" (")
+    meant, _, rest = meant.partition(")")
+    return asks + rest, meant
 
 
 def _number(value: float) -> str:
