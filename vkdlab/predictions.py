@@ -104,7 +104,7 @@ class Predictions:
     @property
     def truth_s(self) -> Float[np.ndarray, "n 2"]:
         """The true moments, seconds."""
-        return np.array([(query.start_s, query.end_s) for query in self.dataset.queries]).reshape(-1, 2)
+        return np.array([(query.start_s, query.end_s) for query in self.dataset.queries], dtype=float).reshape(-1, 2)
 
     @cached_property
     def fingerprint(self) -> str:
