@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vkdlab.browse import database
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class Question:
                     f"the question {self.name!r} asks of {fact!r}, which is not known of these answers; known are "
                     f"{', '.join(table)}"
                 )
-            if not np.issubdtype(table[fact].dtype, np.number):
+            if table[fact].dtype.kind not in "iuf":
                 raise ValueError(f"the question {self.name!r} asks of {fact!r}, which is text: name a fact in numbers")
         holds = table[self.order].notna()
         for each in self.where:
