@@ -25,7 +25,7 @@ import numpy as np
 from vkdlab.browse import database
 from vkdlab.browse.facts import detection_facts, facts
 from vkdlab.browse.frames import frame_at, support
-from vkdlab.data import Dataset, FrameReader, Query
+from vkdlab.data import FrameReader, Query
 from vkdlab.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class Media:
 def moment_documents(
     predictions: Predictions, table: pd.DataFrame, source: str, timelines: Mapping[str, Timeline]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The detections of a source, or of the truth, by video id; every video has a list. Answers that are none have none.
+    """The detections of a source, or of the truth, by video id; every video has a list.
+
+    Where the source gave no answer, there is no detection.
 
     Args:
         predictions: the answers.

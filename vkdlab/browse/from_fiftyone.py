@@ -209,12 +209,8 @@ def _moment(
 ) -> tuple[float, float]:
     timeline = {"rate": kept["rate"], "count": kept["count"]}
     frames, exact = moment["support"], (moment["start_s"], moment["end_s"])
-    if frames is None and None in exact:
-        raise ValueError("it has neither frames nor seconds")
-    if frames is not None and not 1 <= frames[0] <= frames[1] <= kept["count"]:
-        raise ValueError(f"its frames {frames[0]} to {frames[1]} are not among the video's, 1 to {kept['count']}")
-    if frames is None:
-        return exact
+    if frames is None or not 1 <= frames[0] <= frames[1] <= kept["count"]:
+        raise ValueError(f"its frames {frames} are not among the video's, 1 to {kept['count']}")
     shown = seconds(frames, rate=kept["rate"], duration_s=kept["duration_s"])
     if None in exact:
         return shown
