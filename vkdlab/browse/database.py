@@ -13,52 +13,23 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import importlib.util
 import os
-import re
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.parse
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 from filelock import FileLock, Timeout
 
-from vkdlab.browse import keeper
+from vkdlab.browse import keeper, mongod
+from vkdlab.browse.mongod import BrowseError, BrowseUnavailable
 from vkdlab.files import JOB_DIR_VARIABLE, cache_dir, read_json, write_json
 
-INSTALL = "pip install 'vkdlab[fiftyone]' -c constraints.txt"
 PLUGINS = Path(__file__).parent / "plugins"
-LOG = "mongod.log"
-OLDEST = (6, 0)
-START_S = 60
-"""A database that was killed mends itself at its next start: seconds for many gigabytes."""
-ANSWER_S = 4
-"""Seconds after which a database that does not answer is an error; FiftyOne alone waits 30."""
-MEMORY_GB = 0.25
-"""What the database may hold in memory; what is beyond is read again from the disk."""
-
-_SETTINGS = f"serverSelectionTimeoutMS={ANSWER_S * 1000}&journal=true"  # what was written survives a killed mongod
-
-
-class BrowseError(RuntimeError):
-    """Browsing could not go on; the message says what to do."""
-
-
-class BrowseUnavailable(BrowseError):
-    """FiftyOne or its database cannot be had here; the message ends with the command that installs them."""
-
-    def __init__(self, reason: str):
-        super().__init__(f"{reason}. Browsing needs FiftyOne and its database. Install them by: {INSTALL}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +47,7 @@ class Database:
 
     def close(self) -> None:
         """Stops the database in order; `connect` starts it again. It stops by itself when the process ends."""
-        if _own is not None and _own.database == self:
+        if _own is not None and _own.database.folder == self.folder:
             _own.stop()
 
 
@@ -92,7 +63,12 @@ class _Own:
 
     @property
     def runs(self) -> bool:
-        return _answers(self.database.uri)
+        return mongod.answers(self.database.uri)
+
+    def start(self, program: Path | None = None) -> None:
+        now = self.database
+        self.kept = mongod.start(now.folder, sockets=self.sockets, uri=now.uri, name=now.name, program=program)
+        self.database = replace(now, pid=self.kept.pid)
 
     def stop(self) -> None:
         if self.kept is not None:
@@ -125,20 +101,21 @@ def connect(folder: str | os.PathLike | None = None) -> Database:
                 f"Restart the kernel to browse {Path(folder).expanduser().resolve()}"
             )
         if not _own.runs:
+            if _own.kept is None:
+                raise BrowseError("the database stopped: call connect() in the process that started this one")
             _own.stop()
-            _start(_own)
+            _own.start()
         return _own.database
     folder = Path(folder).expanduser().resolve()
     _need_fiftyone()
-    mongod = _mongod()
+    program = mongod.find()
     folder.mkdir(parents=True, exist_ok=True)
     own = _claim(folder)
     try:
-        _stop_left_over(folder)
-        _start(own, mongod)
-        atexit.register(
-            own.stop
-        )  # before FiftyOne's own hook is registered, which needs the database: last in, first out
+        mongod.stop_left_over(folder)
+        own.start(program)
+        # Before FiftyOne registers a hook of its own, which needs the database: last in, first out.
+        atexit.register(own.stop)
         _attach(own)
     except BaseException:
         own.stop()
@@ -150,7 +127,7 @@ def connect(folder: str | os.PathLike | None = None) -> Database:
 def join(folder: Path, uri: str, name: str, pid: int) -> Database:
     """Connects a process that a connected one started, such as the App's server, to the same database."""
     _need_fiftyone()
-    _attach(_Own(Database(folder=folder, uri=uri, name=name, pid=pid)))
+    _attach(_Own(Database(folder=folder, uri=uri, name=name, pid=pid)), told=("FIFTYONE_SERVER", "FIFTYONE_CONTEXT"))
     return _own.database
 
 
@@ -181,7 +158,9 @@ def explained() -> Iterator[None]:
                 f"the database in {folder} stopped while it was used. What was written until then is kept: call "
                 "`vkdlab.browse.connect()` again, and repeat what was under way"
             )
-        raise BrowseError(f"{what}. The last lines of its log, {folder / LOG}:\n{_last_lines(folder)}") from error
+        raise BrowseError(
+            f"{what}. The last lines of its log, {folder / mongod.LOG}:\n{mongod.last_lines(folder)}"
+        ) from error
 
 
 def _default_folder() -> Path:
@@ -196,41 +175,8 @@ def _need_fiftyone() -> None:
             "runs on this machine. Restart the kernel, and take it from `fo = vkdlab.browse.fiftyone()` instead of "
             "`import fiftyone as fo`"
         )
-    if _package() is None:
+    if mongod.package() is None:
         raise BrowseUnavailable("FiftyOne is not installed")
-
-
-def _package() -> Path | None:
-    try:
-        found = importlib.util.find_spec("fiftyone")
-    except (ImportError, ValueError):
-        return None
-    return Path(found.origin).parent if found is not None and found.origin else None
-
-
-def _mongod() -> Path:
-    """The first mongod that runs here and is new enough.
-
-    Raises:
-        BrowseUnavailable: there is none.
-    """
-    program = "mongod.exe" if os.name == "nt" else "mongod"
-    on_path = shutil.which("mongod")
-    tried = []
-    for path in (_package() / "db" / "bin" / program, on_path and Path(on_path)):
-        if not path or not path.is_file():
-            continue
-        try:
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30)
-            version = re.search(r"db version v(\d+)\.(\d+)", said.stdout)
-            if version and tuple(map(int, version.groups())) >= OLDEST:
-                return path
-            tried.append(f"{path}: {(said.stdout + said.stderr).strip().splitlines()[:1]}")
-        except (OSError, subprocess.SubprocessError) as error:
-            tried.append(f"{path}: {error}")
-    if tried:
-        raise BrowseUnavailable("no mongod 6.0 or later runs here (" + "; ".join(tried) + ")")
-    raise BrowseUnavailable("there is no mongod, neither in FiftyOne's package nor on the PATH")
 
 
 def _claim(folder: Path) -> _Own:
@@ -249,108 +195,15 @@ def _claim(folder: Path) -> _Own:
     named = folder / "database.json"
     if not named.is_file():
         write_json(named, {"name": f"vkdlab_{uuid.uuid4().hex[:12]}"})
-    sockets = Path(tempfile.mkdtemp(prefix="vkdlab-"))
-    if os.name == "nt":
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            uri = f"mongodb://127.0.0.1:{free.getsockname()[1]}/?{_SETTINGS}"
-    else:
-        if len(os.fspath(sockets)) > 80:  # a socket's path has at most 103 characters
-            sockets.rmdir()
-            sockets = Path(tempfile.mkdtemp(prefix="vkdlab-", dir="/tmp"))
-        address = urllib.parse.quote(os.fspath(_socket(sockets)), safe="")
-        uri = f"mongodb://{address}/?{_SETTINGS}"
-    database = Database(folder=folder, uri=uri, name=read_json(named)["name"], pid=0)
-    return _Own(database=database, lock=lock, sockets=sockets)
+    sockets, uri = mongod.address()
+    return _Own(Database(folder=folder, uri=uri, name=read_json(named)["name"], pid=0), lock=lock, sockets=sockets)
 
 
-def _socket(sockets: Path) -> Path:
-    return sockets / "mongodb-27017.sock"  # the only form of name that pymongo and mongod agree on
-
-
-def _start(own: _Own, mongod: Path | None = None) -> None:
-    """Starts mongod under a keeper and waits until it answers."""
-    folder = own.database.folder
-    data = folder / "mongo"
-    data.mkdir(exist_ok=True)
-    killed = bool(_locked_by(data))
-    if os.name == "nt":
-        where = ["--bind_ip", "127.0.0.1", "--port", str(urllib.parse.urlsplit(own.database.uri).port)]
-    else:
-        where = ["--bind_ip", _socket(own.sockets), "--unixSocketPrefix", own.sockets]
-    command = [mongod or _mongod(), "--dbpath", data, *where, "--wiredTigerCacheSizeGB", str(MEMORY_GB)]
-    command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-    own.kept = keeper.start(command, folder=own.sockets, log=folder / LOG)
-    end = time.monotonic() + START_S
-    while not own.runs:
-        if not own.kept.runs or time.monotonic() > end:
-            own.stop()
-            raise BrowseError(
-                f"the database in {folder} did not start. The last lines of its log, {folder / LOG}:\n"
-                f"{_last_lines(folder)}"
-            )
-        time.sleep(0.02)
-    own.database = Database(folder=folder, uri=own.database.uri, name=own.database.name, pid=own.kept.pid)
-    if killed:
-        _count_again(own.database)
-
-
-def _count_again(database: Database) -> None:
-    """Mends the numbers of documents, which a killed mongod leaves wrong and FiftyOne takes for a data set's length."""
-    import pymongo
-
-    with pymongo.MongoClient(database.uri) as client:
-        for name in client[database.name].list_collection_names(filter={"type": "collection"}):
-            client[database.name].validate_collection(name)
-
-
-def _locked_by(data: Path) -> str:
-    """Process id of the mongod that uses a folder, or was killed while it did; empty after an orderly end."""
-    lock = data / "mongod.lock"
-    return lock.read_text().strip() if lock.is_file() else ""
-
-
-def _answers(uri: str) -> bool:
-    """True where something accepts connections at a database's address."""
-    where = urllib.parse.urlsplit(uri)
-    try:
-        if where.port:
-            socket.create_connection((where.hostname, where.port), timeout=1).close()
-        else:
-            with closing(socket.socket(socket.AF_UNIX)) as tried:
-                tried.settimeout(1)
-                tried.connect(urllib.parse.unquote(where.netloc))
-    except OSError:
-        return False
-    return True
-
-
-def _stop_left_over(folder: Path) -> None:
-    """Stops a mongod that outlived its process in this folder, which now is ours."""
-    import psutil
-
-    pid = _locked_by(folder / "mongo")
-    if not pid:
-        return
-    try:
-        process = psutil.Process(int(pid))
-        if os.fspath(folder / "mongo") not in process.cmdline():
-            return  # another program was given the number
-        process.terminate()
-        try:
-            process.wait(keeper.PATIENCE_S)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(keeper.PATIENCE_S)
-    except psutil.NoSuchProcess:
-        return
-
-
-def _attach(own: _Own) -> None:
-    """Imports FiftyOne with nothing but our settings, against our database."""
+def _attach(own: _Own, told: tuple[str, ...] = ()) -> None:
+    """Imports FiftyOne against our database, with our settings and those that this process was told."""
     global _own
     folder = own.database.folder / "settings"
-    kept = ("FIFTYONE_SERVER", "FIFTYONE_CONTEXT")  # what a process that joins is told by the one that started it
-    for name in [name for name in os.environ if name.startswith("FIFTYONE_") and name not in kept]:
+    for name in [name for name in os.environ if name.startswith("FIFTYONE_") and name not in told]:
         del os.environ[name]  # a stranger's address, port, allowed origin or module would be followed
     os.environ |= {
         "FIFTYONE_DATABASE_URI": own.database.uri,
@@ -409,9 +262,3 @@ def _is_lost(error: BaseException) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _last_lines(folder: Path, count: int = 8) -> str:
-    log = folder / LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    return "\n".join(line[:300] for line in lines[-count:]) or "(it is empty)"

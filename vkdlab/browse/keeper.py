@@ -67,6 +67,8 @@ def start(command: list, *, folder: str | os.PathLike, log: str | os.PathLike) -
         OSError: the program cannot be started.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and os.stat(folder).st_uid != os.getuid():
+        raise OSError(f"{os.fspath(folder)} belongs to somebody else, who could stand in for {os.fspath(command[0])}")
     arguments = [sys.executable, "-S", "-E", __file__, folder, *command]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with open(log, "wb") as written:
