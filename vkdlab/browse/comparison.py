@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vkdlab.browse import database
-from vkdlab.browse.selection import facts_of, labelled, queries_in, sources_of
+from vkdlab.browse.documents import GT, about, labelled
+from vkdlab.browse.selection import facts_of, queries_in
 from vkdlab.metrics import Interval, paired_interval
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def tag_best_teacher(
     """
     dataset = view._root_dataset
     table = facts_of(dataset)
-    teachers = [source for source in sources_of(dataset) if source.startswith("teacher_")]
+    teachers = about(dataset)["teachers"]
     if not teachers:
         raise ValueError(f"the data set {dataset.name!r} holds no teacher's answers: there is no best one to tag")
     rows = table.loc[list(_some(queries_in(view, selected=selected, selected_labels=selected_labels)))]
@@ -121,7 +122,7 @@ def compare_runs(
         ValueError: an unknown source, the same one twice, a threshold outside its range, or no query was chosen.
     """
     dataset = view._root_dataset
-    known = sources_of(dataset)
+    known = about(dataset)["sources"]
     for name in (source, reference):
         if name not in known:
             raise ValueError(
@@ -170,8 +171,8 @@ def compare_runs(
 def only(dataset: fiftyone.Dataset, queries: Iterable[str]) -> fiftyone.DatasetView:
     """The videos of some queries, with the moments of these alone in every field."""
     of_queries = database.fiftyone().ViewField("query_id").is_in(list(queries))
-    view = dataset.filter_labels("gt", of_queries)
-    for source in sources_of(dataset):
+    view = dataset.filter_labels(GT, of_queries)
+    for source in about(dataset)["sources"]:
         view = view.filter_labels(source, of_queries, only_matches=False)
     return view
 

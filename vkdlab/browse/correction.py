@@ -1,7 +1,6 @@
 """A person mends a query in the App: when its moment is, what its sentence says, or that it should not be there (ours).
 
-A sentence is mended wherever an answer repeats it, and a query is taken out with all its answers: else they would count
-against a sentence that nobody asks any more.
+A query is taken out with all its answers: else they would count against a sentence that nobody asks any more.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vkdlab.browse import database
+from vkdlab.browse.documents import GT, about, labelled
 from vkdlab.browse.frames import support
-from vkdlab.browse.selection import labelled, sources_of
+from vkdlab.browse.from_fiftyone import rescore
 from vkdlab.data.datasets import moment_error
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def moments_of(dataset: fiftyone.Dataset, queries: Iterable[str]) -> dict[str, M
     Raises:
         ValueError: the data set was not made by `to_fiftyone`.
     """
-    sources_of(dataset)
-    view = labelled(dataset).filter_labels("gt", database.fiftyone().ViewField("query_id").is_in(list(queries)))
+    about(dataset)
+    view = labelled(dataset).filter_labels(GT, database.fiftyone().ViewField("query_id").is_in(list(queries)))
     names = ("query_id", "label", "start_s", "end_s")
-    rows = zip(*view.values(["video_id", "duration_s", *(f"gt.detections.{name}" for name in names)]), strict=True)
+    rows = zip(*view.values(["video_id", "duration_s", *(f"{GT}.detections.{name}" for name in names)]), strict=True)
     return {
         query: Moment(query, sentence, start_s, end_s, video, duration_s)
         for video, duration_s, *parts in rows
@@ -97,16 +97,11 @@ def correct_moment(
     if reason := moment_error(after.start_s, after.end_s, after.duration_s):
         raise ValueError(f"{before.sentence!r} of video {before.video!r}: {reason}")
     count = sample.metadata.total_frame_count
-    for field in ("gt", *sources_of(dataset)):
-        for detection in _detections(sample, field):
-            if _query(detection) != query:
-                continue
-            detection.label = after.sentence
-            if field == "gt":
-                detection["start_s"], detection["end_s"] = after.start_s, after.end_s
-                detection.support = support(after.start_s, after.end_s, rate=count / after.duration_s, count=count)
+    truth = next(each for each in sample[GT].detections if _query(each) == query)
+    truth["start_s"], truth["end_s"], truth.label = after.start_s, after.end_s, after.sentence
+    truth.support = support(after.start_s, after.end_s, rate=count / after.duration_s, count=count)
     sample.save()
-    _rescore(dataset)
+    rescore(dataset)
     return after
 
 
@@ -124,11 +119,11 @@ def delete_query(dataset: fiftyone.Dataset, query: str) -> Moment:
         ValueError: there is no such query.
     """
     before, sample = _found(dataset, query)
-    for field in ("gt", *sources_of(dataset)):
+    for field in (GT, *about(dataset)["sources"]):
         if sample[field] is not None:
-            sample[field].detections = [each for each in _detections(sample, field) if _query(each) != query]
+            sample[field].detections = [each for each in sample[field].detections if _query(each) != query]
     sample.save()
-    _rescore(dataset)
+    rescore(dataset)
     return before
 
 
@@ -140,15 +135,5 @@ def _found(dataset: fiftyone.Dataset, query: str) -> tuple[Moment, fiftyone.Samp
     return moment, dataset[labelled(dataset).match(in_video).first().id]
 
 
-def _detections(sample, field: str) -> list:
-    return sample[field].detections if sample[field] is not None else []
-
-
 def _query(detection: fiftyone.TemporalDetection) -> str | None:
     return detection["query_id"] if detection.has_field("query_id") else None
-
-
-def _rescore(dataset: fiftyone.Dataset) -> None:
-    from vkdlab.browse.from_fiftyone import rescore
-
-    rescore(dataset)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vkdlab.browse import database
+from vkdlab.browse.documents import GROUP, GT, about, labelled, query_ids
 from vkdlab.browse.facts import facts
+from vkdlab.browse.from_fiftyone import predictions_of
 from vkdlab.files import atomic_path
 
 if TYPE_CHECKING:
@@ -47,14 +49,13 @@ def queries_in(
         ValueError: the data set was not made by `to_fiftyone`.
     """
     dataset = view._root_dataset
-    sources = sources_of(dataset)
-    whole = {field: _ids(labelled(dataset), field) for field in ("gt", *sources)}
+    whole = {field: _ids(labelled(dataset), field) for field in (GT, *about(dataset)["sources"])}
     selected, wanted = list(selected), {label["label_id"] for label in selected_labels}
     chosen = {query for known in whole.values() for label, query in known.items() if label in wanted}
     if selected or not wanted:
         chosen |= _in_view(view, selected, whole)
-    order = dict.fromkeys(query for known in whole.values() for query in known.values())
-    return tuple(query for query in order if query in chosen)
+    # An answer to a query that was deleted is no query.
+    return tuple(query for query in whole[GT].values() if query in chosen)
 
 
 def write_selection(
@@ -119,64 +120,54 @@ def selected(dataset: fiftyone.Dataset | None = None) -> pd.DataFrame:
     return rows
 
 
-def sources_of(dataset: fiftyone.Dataset) -> tuple[str, ...]:
-    """The sources whose answers a data set of `to_fiftyone` holds.
-
-    Raises:
-        ValueError: the data set was not made by `to_fiftyone`.
-    """
-    about = dataset.info.get("vkdlab")
-    if not about:
-        raise ValueError(
-            f"the data set {dataset.name!r} holds no answers of vkdlab: make one by vkdlab.browse.to_fiftyone(...)"
-        )
-    return tuple(about["sources"])
-
-
 def facts_of(dataset: fiftyone.Dataset) -> pd.DataFrame:
     """`vkdlab.browse.facts` of all queries, from the moments as they now stand in the data set."""
-    from vkdlab.browse.from_fiftyone import predictions_of
-
     return facts(predictions_of(dataset))
-
-
-def labelled(view: fiftyone.core.collections.SampleCollection) -> fiftyone.core.collections.SampleCollection:
-    """The samples that carry the labels: of groups, the slice of the videos themselves."""
-    return view.select_group_slices(view._root_dataset.default_group_slice) if view.media_type == "group" else view
 
 
 def _in_view(view, selected: Sequence[str], whole: Mapping[str, Mapping[str, str]]) -> set[str]:
     """Queries of a view, or of its selected samples."""
     fo = database.fiftyone()
     dataset, video_id = view._root_dataset, fo.ViewField("video_id")
+    own = labelled(dataset)
+    every = dataset.select_group_slices() if dataset.media_type == GROUP else dataset
     if view._is_clips:
         view = view.select(selected) if selected else view
-        field = view._classification_field
-        if field is not None:
-            return set(view.values(f"{field}.query_id")) - {None}
-        kept = labelled(dataset).select(view.values("sample_id"))
+        if view._classification_field in whole:  # a clip of a moment has its id
+            return {whole[view._classification_field].get(clip) for clip in view.values("id")}
+        kept = own.select(view.values("sample_id"))
     else:
         kept = labelled(view)
-        if dataset.media_type == "group" and dataset.default_group_slice not in kept.distinct("group.name"):
+        ids = kept.values("id")
+        if dataset.media_type == GROUP and not own.select(ids):
             # A view of a rendering alone has no labels: the videos that it renders have.
-            kept = labelled(dataset).match(video_id.is_in(kept.distinct("video_id")))
+            kept = own.match(video_id.is_in(every.select(ids).distinct("video_id")))
         if selected:
             # What is selected may be a rendering, too.
-            every = dataset.select_group_slices() if dataset.media_type == "group" else dataset
-            kept = kept.match(video_id.is_in(every.select(selected).distinct("video_id")))
-    fields = [field for field in whole if field in kept.get_field_schema()]
-    left = {field: set(_ids(kept, field).values()) for field in fields}
-    known = set().union(*left.values())
-    if any(isinstance(stage, fo.SelectLabels) for stage in kept.view()._all_stages):
+            kept = kept.select(own.match(video_id.is_in(every.select(selected).distinct("video_id"))).values("id"))
+    left = {
+        field: {known[label] for label in kept.values(f"{field}.detections.id", unwind=True)}
+        for field, known in whole.items()
+        if field in kept.get_field_schema()
+    }
+    known, stages = set().union(*left.values()), kept.view()._all_stages
+    if any(isinstance(stage, fo.SelectLabels) for stage in stages):
         return known
-    taken = [field for field in fields if not known.isdisjoint(set(whole[field].values()) - left[field])]
-    return known.intersection(*(left[field] for field in taken))
+    asked = {stage.field for stage in stages if isinstance(stage, fo.FilterLabels) and stage.only_matches}
+    return known.intersection(
+        *(queries for field, queries in left.items()
+          if field in asked or known & set(whole[field].values()) - queries)
+    )  # fmt: skip
 
 
-def _ids(view, field: str) -> dict[str, str]:
-    """Label id to query id of a field's moments; those that belong to no query are left out."""
-    labels, queries = view.values([f"{field}.detections.id", f"{field}.detections.query_id"], unwind=True)
-    return {label: query for label, query in zip(labels, queries, strict=True) if query}
+def _ids(samples, field: str) -> dict[str, str]:
+    """Label id to query id of all of a field's moments."""
+    rows = samples.values(["video_id", f"{field}.detections.id", f"{field}.detections.query_id"])
+    found = {}
+    for video, labels, queries in zip(*rows, strict=True):
+        named = list(zip(labels or [], queries or [], strict=True))
+        found |= zip(labels or [], query_ids(video, named), strict=True)
+    return found
 
 
 def _file() -> Path:

@@ -8,7 +8,8 @@ from fiftyone.operators import types
 
 from vkdlab.browse.comparison import compare_runs, tag_best_teacher
 from vkdlab.browse.correction import correct_moment, delete_query, moments_of
-from vkdlab.browse.selection import queries_in, sources_of, write_selection
+from vkdlab.browse.documents import about
+from vkdlab.browse.selection import queries_in, write_selection
 
 KEEP, DELETE = "correct", "delete"
 
@@ -54,14 +55,14 @@ class CompareRuns(foo.Operator):
     def resolve_input(self, ctx):
         inputs = types.Object()
         if _say_what(ctx, inputs):
-            sources = sources_of(ctx.dataset)
+            sources = about(ctx.dataset)["sources"]
             for name, label, default in (
                 ("source", "Whose answers are judged", min(1, len(sources) - 1)),
                 ("reference", "Whose answers they are compared with", 0),
             ):
                 inputs.enum(
                     name,
-                    list(sources),
+                    sources,
                     label=label,
                     default=sources[default] if sources else None,
                     required=True,
@@ -150,9 +151,10 @@ class CorrectMoment(foo.Operator):
         if not (chosen["selected"] or chosen["selected_labels"]):
             inputs.view("problem", types.Warning(label="Open or select the video or clip whose moment is wrong"))
             return form
-        moments = moments_of(ctx.dataset, _queries(ctx, inputs, chosen))
-        if not moments:
+        queries = _queries(ctx, inputs, chosen)
+        if not queries:
             return form
+        moments = moments_of(ctx.dataset, queries)
         choices = types.DropdownView()
         for query, moment in moments.items():
             choices.add_choice(query, label=str(moment))

@@ -1,0 +1,208 @@
+"""The operators that the App lists run as the App runs them."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+import vkdlab.browse
+from vkdlab.browse.comparison import BEST
+from vkdlab.browse.documents import labelled
+from vkdlab.browse.selection import queries_in, selected
+from vkdlab.browse.to_fiftyone import to_fiftyone
+
+PLUGIN = "@vkdlab/browse"
+FOLDER = Path(vkdlab.browse.__file__).parent / "plugins"
+OPERATORS = ("tag_best_teacher", "compare_runs", "send_to_notebook", "correct_moment")
+GIVEN = {
+    "tag_best_teacher": {},
+    "compare_runs": {"source": "label", "reference": "student", "threshold": 0.5},
+    "send_to_notebook": {},
+    "correct_moment": {},
+}
+
+
+@pytest.fixture(scope="module")
+def renderings(predictions, tmp_path_factory) -> dict:
+    """Further files of the same videos."""
+    folder = tmp_path_factory.mktemp("flow")
+    for video in predictions.dataset.videos.values():
+        os.link(video.path, folder / f"{video.id}.mp4")
+    return {"flow": {video: folder / f"{video}.mp4" for video in predictions.dataset.videos}}
+
+
+@pytest.fixture(params=["videos alone", "videos with a rendering"])
+def shown(request, predictions, renderings, name):
+    """The answers in FiftyOne, with and without groups, for a test that changes them."""
+    grouped = request.param != "videos alone"
+    return to_fiftyone(predictions, name=name, progress=False, renderings=renderings if grouped else None)
+
+
+@pytest.fixture(scope="module")
+def kept(predictions, renderings, fo):
+    """The answers in FiftyOne, in groups, for tests that only look."""
+    dataset = to_fiftyone(predictions, name="test_plugin_kept", progress=False, renderings=renderings)
+    yield dataset
+    dataset.delete()
+
+
+def _run(operator, dataset, params=None, **context) -> dict:
+    """What the App gets back, as JSON that it can read."""
+    import fiftyone.operators as foo
+
+    context = {"dataset": dataset, "params": params or {}} | context
+    result = foo.execute_operator(f"{PLUGIN}/{operator}", ctx=context).result
+    return json.loads(json.dumps(result, allow_nan=False))
+
+
+def _form(operator, dataset, params=None, **context) -> dict:
+    """The form that the App shows, by the names of its fields."""
+    from fiftyone.operators.executor import resolve_type
+    from fiftyone.operators.registry import OperatorRegistry
+
+    request = {"dataset_name": dataset.name, "params": params or {}, "target": "inputs"} | context
+    form = asyncio.run(resolve_type(OperatorRegistry(), f"{PLUGIN}/{operator}", request))
+    assert hasattr(form, "type"), form.to_json()
+    return json.loads(json.dumps(form.to_json(), allow_nan=False))["type"]["properties"]
+
+
+def test_ours_is_the_only_plugin_and_all_its_operators_are_there(fo):
+    import fiftyone.plugins as fop
+    from fiftyone.operators import list_operators
+    from fiftyone.plugins.context import build_plugin_contexts
+
+    assert [plugin.name for plugin in fop.list_plugins(enabled="all")] == [PLUGIN]
+    assert fo.config.plugins_dir == str(FOLDER)
+    ours = next(context for context in build_plugin_contexts() if context.name == PLUGIN)
+    assert ours.errors == []
+    listed = {each.name: each for each in list_operators(builtin=False)}
+    assert tuple(listed) == OPERATORS
+    assert all(each.config.label.startswith("vkdlab: ") and each.config.description for each in listed.values())
+    assert not any(each.config.unlisted for each in listed.values())
+
+
+def test_the_plugin_has_no_javascript_and_names_its_operators():
+    assert sorted(path.name for path in (FOLDER / "vkdlab").iterdir() if path.name != "__pycache__") == [
+        "__init__.py",
+        "fiftyone.yml",
+    ]
+    assert yaml.safe_load((FOLDER / "vkdlab" / "fiftyone.yml").read_text())["operators"] == list(OPERATORS)
+
+
+def test_the_best_teacher_is_tagged_from_the_app(shown, predictions):
+    one = labelled(shown).first()
+    result = _run("tag_best_teacher", shown, selected=[one.id])
+    best = result["best"]
+    assert list(best) == list(predictions.teachers)
+    assert result["message"] == "Best teacher: " + ", ".join(f"{name} of {best[name]}" for name in best) + " queries"
+    assert sum(best.values()) == len(one.gt.detections)
+    assert labelled(shown).count_label_tags() == {BEST: sum(best.values())}
+    everything = _run("tag_best_teacher", shown)["best"]
+    assert sum(everything.values()) == len(predictions.dataset.queries)
+
+
+def test_runs_are_compared_from_the_app(shown):
+    result = _run("compare_runs", shown, GIVEN["compare_runs"])
+    assert result["better"] + result["worse"] + result["same"] == 20
+    assert result["interval"][0] < result["mean_iou_difference"] < result["interval"][1]
+    assert result["views"] == shown.list_saved_views()
+    assert result["message"].startswith("label against student, right from IoU 0.5: better on ")
+    assert result["message"].endswith(" | ".join(result["views"]))
+    detection = labelled(shown).first().label.detections[0]
+    chosen = [{"label_id": detection.id, "sample_id": "", "field": "label"}]
+    assert _run("compare_runs", shown, GIVEN["compare_runs"], selected_labels=chosen)["interval"] is None
+
+
+def test_selected_clips_are_sent_to_the_notebook(shown, fo):
+    clips = labelled(shown).filter_labels("student", fo.ViewField("iou") < 0.8).to_clips("gt")
+    some = clips.limit(3)
+    result = _run("send_to_notebook", None, view=clips, selected=some.values("id"))
+    assert result["count"] == 3
+    assert set(selected(shown).index) == set(some.values("gt.query_id"))
+    assert result["message"] == f"3 queries are in {result['path']}. In the notebook: vkdlab.browse.selected()"
+    _run("send_to_notebook", None, view=clips)
+    assert set(selected(shown).index) == set(queries_in(clips))
+
+
+def test_the_apps_sidebar_filters_count(shown, fo):
+    below = {"student.detections.iou": {"range": [0, 0.5], "isMatching": False, "exclude": False, "none": False}}
+    _run("send_to_notebook", shown, filters=below)
+    expected = shown.filter_labels("student", fo.ViewField("iou") <= 0.5)
+    assert set(selected(shown).index) == set(queries_in(expected))
+    _run("tag_best_teacher", shown, selected=[labelled(shown).first().id])
+    tagged = {"_label_tags": {"values": [BEST], "isMatching": False, "exclude": False}}
+    _run("send_to_notebook", shown, filters=tagged)
+    assert set(selected(shown).index) == set(queries_in(shown, selected=[labelled(shown).first().id]))
+
+
+def test_a_moment_is_corrected_and_a_query_deleted_from_the_app(shown, predictions):
+    first, second = predictions.dataset.queries[:2]
+    result = _run("correct_moment", shown, {"query": first.id, "action": "correct", "start_s": 0.25, "sentence": ""})
+    assert result["message"].startswith(f"Corrected: {first.sentence} (0.25 to {first.end_s:g} s of ")
+    result = _run("correct_moment", shown, {"query": second.id, "action": "delete"})
+    assert result["message"].startswith(f"Deleted: {second.sentence} (")
+    assert second.id not in queries_in(shown)
+
+
+def test_a_wrong_correction_shows_the_message_in_the_app(shown, predictions):
+    from fiftyone.operators.executor import ExecutionError
+
+    query = predictions.dataset.queries[0]
+    with pytest.raises(ExecutionError, match="the moment starts at -1 s, before the video"):
+        _run("correct_moment", shown, {"query": query.id, "action": "correct", "start_s": -1.0})
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_form_says_what_it_will_work_on(kept, operator):
+    one = labelled(kept).first()
+    form = _form(operator, kept, selected=[one.id])
+    if operator != "correct_moment":
+        assert form["what"]["view"]["label"] == f"{len(one.gt.detections)} queries of what is selected"
+        whole = _form(operator, kept)
+        assert whole["what"]["view"]["label"] == "20 queries of the view"
+    if operator == "compare_runs":
+        assert form["source"]["type"]["values"] == form["reference"]["type"]["values"]
+        assert (form["source"]["default"], form["reference"]["default"]) == ("teacher_spanning", "student")
+
+
+def test_the_form_of_a_correction_offers_the_queries_of_the_open_video(kept):
+    assert "Open or select the video or clip" in _form("correct_moment", kept)["problem"]["view"]["label"]
+    one, two = labelled(kept).limit(2)
+    form = _form("correct_moment", kept, selected=[two.id], current_sample=one.id)
+    queries = [detection.query_id for detection in one.gt.detections]
+    assert form["query"]["type"]["values"] == queries
+    truth = one.gt.detections[0]
+    assert form["query"]["view"]["choices"][0]["label"].startswith(f"{truth.label} ({truth.start_s:g} to ")
+    assert form["start_s"]["view"]["description"] == f"leave it empty to keep {truth.start_s:g} s"
+    third = one.gt.detections[2]
+    form = _form("correct_moment", kept, {"query": third.query_id}, current_sample=one.id)
+    assert form["start_s"]["view"]["description"] == f"leave it empty to keep {third.start_s:g} s"
+    form = _form("correct_moment", kept, {"query": third.query_id, "action": "delete"}, current_sample=one.id)
+    assert "start_s" not in form
+    assert "taken out" in form["sure"]["view"]["label"]
+    label = {"label_id": third.id, "sample_id": one.id, "field": "gt"}
+    assert _form("correct_moment", kept, selected_labels=[label])["query"]["type"]["values"] == [third.query_id]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_data_set_of_somebody_else_and_an_empty_view_are_told_in_the_form(kept, operator, name, fo):
+    other = fo.Dataset(name)
+    other.add_sample(fo.Sample(filepath="/nowhere.mp4"))
+    form = _form(operator, other, selected=other.values("id"))
+    assert "holds no answers of vkdlab" in form["problem"]["view"]["label"]
+    empty = kept.filter_labels("gt", fo.ViewField("label") == "nobody says this")
+    form = _form(operator, kept, view=empty._serialize(), selected=labelled(kept).limit(1).values("id"))
+    assert form["problem"]["view"]["label"] == "There is no moment in what is selected or left by the filters"
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_message_is_what_the_app_shows_afterwards(kept, operator):
+    from fiftyone.operators.executor import ExecutionContext
+    from fiftyone.operators.registry import OperatorRegistry
+
+    of_operator = OperatorRegistry().get_operator(f"{PLUGIN}/{operator}")
+    output = of_operator.resolve_output(ExecutionContext({"dataset_name": kept.name})).to_json()
+    assert list(output["type"]["properties"]) == ["message"]
