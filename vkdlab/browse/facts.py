@@ -166,7 +166,8 @@ def _agreement(moments: list[Float[np.ndarray, "n 2"]], count: int) -> Float[np.
 def _percentile(values: pd.Series) -> Float[np.ndarray, " n"]:
     if len(values) == 1:
         return np.array([50.0])
-    return (values.rank(method="average").to_numpy() - 1) / max(len(values) - 1, 1) * 100
+    # Seconds that are equal on paper differ in their last digit.
+    return (values.round(6).rank(method="average").to_numpy() - 1) / max(len(values) - 1, 1) * 100
 
 
 def _plain(column: pd.Series) -> list:
