@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_live_a_choice_is_drawn_once(predictions, monkeypatch):
     assert drawn == [query.options[0][1], query.options[1][1]]
     question.index = len(question.options) - 1
     assert drawn[2:] == [query.options[0][1]]
+
+
+def test_live_a_redraw_takes_less_than_a_tenth_of_a_second_of_the_processor(predictions):
+    _, query, _, _ = _parts(panels.browse(predictions, live=True))
+    taken = []
+    for index in range(1, min(6, len(query.options))):
+        begun = time.process_time()
+        query.index = index
+        taken.append(time.process_time() - begun)
+    assert min(taken) < 0.1
 
 
 def test_live_a_video_without_a_file_or_with_a_damaged_one_is_told_in_words(predictions, tmp_path):

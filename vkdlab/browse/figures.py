@@ -195,7 +195,7 @@ def timeline(predictions: Predictions, query: str, *, frames: int = 8) -> go.Fig
         ranked=False,
         colours={called(source): known[source] for source in row.sources} | dict.fromkeys(scores, plots.PALETTE[0]),
         title=row.verdict(),
-        subtitle=f"{_said(row.sentence, 100)}  {html.escape(row.video, quote=False)}; found is an IoU of {FOUND_IOU} "
+        subtitle=f"{_said(row.sentence, 88)}<br>{html.escape(row.video, quote=False)}; found is an IoU of {FOUND_IOU} "
         "or more",
     )
     for trace, each in zip(figure.data[len(figure.data) - len(scores) :], scores.values(), strict=True):
@@ -206,9 +206,12 @@ def timeline(predictions: Predictions, query: str, *, frames: int = 8) -> go.Fig
     )
     weights = {source: predictions.weights[source][row.number] for source in predictions.weights}
     notes = row.numbers("x2", "y2", header=True, weights=weights)
+    # Beside a player there is little room: words start at the left edge, and the sentence has a line of its own.
+    title = {"x": 0.01, "xref": "container", "pad": {"b": 52}}
     return figure.update_layout(
-        annotations=notes, shapes=[row.band("x2", "y2")], margin={"r": 176 if weights else 64, "b": 56}
-    )
+        annotations=notes, shapes=[row.band("x2", "y2")], title=title, height=figure.layout.height + 18,
+        margin={"l": 126, "r": 150 if weights else 54, "t": 96, "b": 56},
+    )  # fmt: skip
 
 
 class _Answers:
@@ -262,7 +265,7 @@ class _Answers:
         fixed = {"xref": f"{x} domain", "x": 1, "xanchor": "right", "showarrow": False, "font": {"size": 11}}
         notes = []
         for place, (head, values) in enumerate(columns.items()):
-            shift = 36 + 58 * place
+            shift = 36 + 52 * place
             notes += [
                 fixed | {"yref": y, "y": called(source), "xshift": shift, "text": _number(value)}
                 for source, value in values.items()

@@ -93,5 +93,5 @@ def _played(predictions: Predictions, query: Query) -> str:
     path = predictions.dataset.videos[query.video].path
     if path is None:
         return f"<p>{html.escape(query.video)} comes without a video file.</p>"
-    shown = player(path, (query.start_s, query.end_s))
+    shown = player(path, (query.start_s, query.end_s), height=210)
     return f"{shown}<p>plays the true moment, {query.start_s:.2f} to {query.end_s:.2f} s</p>"
