@@ -5,12 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.browse.test_frames import on_screen
 from vkdlab.browse.facts import facts
 from vkdlab.browse.from_fiftyone import from_fiftyone, predictions_of, rescore
 from vkdlab.browse.to_fiftyone import to_fiftyone
 from vkdlab.data import Question, load, own_videos, save_own_videos
+from vkdlab.data.features import extract, sentence_features
+from vkdlab.data.grounding import GroundingDataset, Standardisation
+from vkdlab.emtm import SpanConfig, SpanNetwork
 
 
 @pytest.fixture
@@ -189,3 +193,22 @@ def test_corrected_moments_are_written_as_own_videos_that_are_read_back(predicti
         (query.sentence, query.start_s, query.end_s) for query in data.queries
     ]
     assert load(tmp_path, "train").queries
+
+
+@pytest.mark.slow
+def test_a_corrected_data_set_makes_batches_that_a_network_trains_on(shown):
+    sample = shown.first()
+    sample.gt.detections[0].support = [5, 9]
+    sample.save()
+    data = from_fiftyone(shown)
+    store = extract(data, "dis-flow", workers=1, progress=False)
+    plain = Standardisation.none(store.manifest.dim)
+    batches = GroundingDataset(data, store, sentence_features([data], progress=False), standardisation=plain)
+    batch = batches.collate([batches[row] for row in range(len(batches))])
+    assert batch.ids[0] == sample.gt.detections[0].query_id
+    torch.testing.assert_close(batch.moment_s[0], torch.tensor([4 / 12.5, 9 / 12.5]))
+    size = {"dim": 8, "heads": 2, "conv_layers": 1, "dual_layers": 0}
+    network = SpanNetwork(SpanConfig(video_dim=batches.dim, max_clips=batches.max_clips, **size))
+    output = network(batch.video, batch.video_mask, batch.query, batch.query_mask)
+    network.loss(output, batch)["total"].backward()
+    assert any(weight.grad is not None and weight.grad.any() for weight in network.parameters())
