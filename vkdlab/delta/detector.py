@@ -4,7 +4,7 @@ Heat maps of centres with the focal loss of CenterNet (Zhou et al., 2019); each 
 to the four sides, with the generalised IoU as loss, weighted by a Gaussian of the thing's size (TTFNet, Liu et al.,
 AAAI 2020):
 
-    heat* = exp(-(dx / s_x)^2 / 2 - (dy / s_y)^2 / 2),   s = 0.09 * side
+    heat* = exp(-(dx / s_x)^2 / 2 - (dy / s_y)^2 / 2),   s = 0.15 * side (0.09 there; our things are few places wide)
 
 All that the network says is one map, at a quarter of the picture's size, so that it can be converted as any other.
 """
@@ -23,7 +23,7 @@ from vkdlab.delta.networks import Frames, UNet, block, check_size
 
 Answer = Float[Tensor, "b k rows columns"] | fx.Proxy
 STRIDE = 4
-_SPREAD = 0.09
+_SPREAD = 0.15
 _BOX_WEIGHT = 5.0
 # Called, not looked into, when a network is traced.
 fx.wrap("check_size")
@@ -166,11 +166,10 @@ def targets(
             centre = ((rows[i, :2] + rows[i, 2:]) / 2 / STRIDE).long()
             spread = extent[i] * _SPREAD / STRIDE
             near = torch.exp(-(((x - centre[0]) / spread[0]) ** 2 + ((y - centre[1]) / spread[1]) ** 2) / 2)
-            near = near * (near > 1e-3)
             heat[b, kinds[i] - 1] = torch.maximum(heat[b, kinds[i] - 1], near)
-            mine = near > 0
+            mine = near > 0.05  # well within the box
             box[b, :, mine] = rows[i, :, None]
-            weight[b][mine] = (near / near.sum())[mine]
+            weight[b][mine] = near[mine] / near[mine].sum()
     return heat, box, weight
 
 
