@@ -8,7 +8,7 @@ the second in steps.
 
 FiftyOne's code for matching and precision is run as it is, on copies of the four things that it looks at. Through its
 `evaluate_detections`, which makes an object of every fact of every moment several times over, the same numbers take
-about thirty times as long.
+more than ten times as long.
 """
 
 from __future__ import annotations
