@@ -101,6 +101,14 @@ def test_a_moment_that_ends_before_it_starts_is_named(dataset, moments):
         Predictions(name="x", dataset=dataset, moments_s={"student": wrong})
 
 
+@pytest.mark.parametrize(("seconds", "message"), [((1, np.inf), "finite"), ((np.nan, 2), "has one end")])
+def test_a_moment_has_two_finite_ends_or_none(dataset, moments, seconds, message):
+    wrong = moments.copy()
+    wrong[0] = seconds
+    with pytest.raises(ValueError, match=message):
+        Predictions(name="x", dataset=dataset, moments_s={"student": wrong})
+
+
 @pytest.mark.parametrize(
     ("times", "values", "message"),
     [

@@ -52,7 +52,7 @@ class Predictions:
 
     Raises:
         ValueError: a source's name that is no lower-case identifier or is taken, numbers that are not one row per
-            query, a moment that ends before it starts, weights of no teacher, or scores of an unknown video.
+            query, a moment that ends before it starts or is not finite, weights of no teacher, or scores of an unknown video.
     """
 
     name: str
@@ -88,10 +88,16 @@ class Predictions:
         if strange := [name for name in self.weights if not name.startswith(TEACHER)]:
             raise ValueError(f"weights belong to teachers, named {TEACHER}..., got {strange[0]!r}")
         for name, moments in self.moments_s.items():
-            bad = moments[:, 1] < moments[:, 0]
+            if np.isinf(moments).any():
+                raise ValueError(
+                    f"{name}: a moment's seconds are finite, or both not-a-number where there is no answer"
+                )
+            bad = (moments[:, 1] < moments[:, 0]) | (np.isnan(moments).sum(1) == 1)
             if bad.any():
                 row = int(bad.nonzero()[0][0])
-                raise ValueError(f"{name}: the moment of query {self.dataset.queries[row].id!r} ends before it starts")
+                raise ValueError(
+                    f"{name}: the moment of query {self.dataset.queries[row].id!r} ends before it starts, or has one end"
+                )
         for name, by_video in self.scores.items():
             if unknown := by_video.keys() - self.dataset.videos.keys():
                 raise ValueError(f"score {name!r} of the unknown video {sorted(unknown)[0]!r}")
