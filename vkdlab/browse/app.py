@@ -55,7 +55,7 @@ class App:
             _open = None
         self.session._disable_wait_warning = True
         if self.session._client.is_open:
-            self.session._client.close()
+            self.session.__del__()  # what FiftyOne's close() ends with, without its screenshot of a page that goes on
         self._server.stop()
 
 

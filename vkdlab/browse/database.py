@@ -247,7 +247,7 @@ def _attach(own: _Own, told: tuple[str, ...] = ()) -> None:
 def _spare_the_wait(own: _Own) -> None:
     # FiftyOne asks its database for data sets to delete when the process ends, and would wait for one that is gone.
     if not own.runs:
-        sys.modules["fiftyone"].core.odm.database._disconnect()
+        atexit.unregister(sys.modules["fiftyone"].core.odm.database._delete_non_persistent_datasets_if_allowed)
 
 
 def _is_lost(error: BaseException) -> bool:
