@@ -377,6 +377,7 @@ class Odd(nn.Module):
 class Standardised(nn.Conv2d):
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.std((1, 2, 3), keepdim=True)
         return nn.functional.conv2d(x, weight, self.bias, padding=1)
 
 
@@ -392,6 +393,36 @@ def test_other_kinds_of_convolutions_stay_as_they_are_and_say_why():
     frames = video(3)
     for frame, output in zip(frames, _open(convert(model)).stream(frames), strict=True):
         _close(output, model(frame))
+
+
+class SamePadding(nn.Conv2d):
+    """Pads as TensorFlow does: more to the right and below."""
+
+    def forward(self, x):
+        k, s = self.kernel_size[0], self.stride[0]
+        down, across = (max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[-2:])
+        x = nn.functional.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+        return nn.functional.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def test_batch_norms_are_folded_into_convolutions_of_ones_own_kind_where_that_is_right():
+    model = Chain(
+        SamePadding(8, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        SamePadding(8, 8, 3),
+        nn.BatchNorm2d(8),
+        Standardised(8, 8, 3),
+        nn.BatchNorm2d(8),
+    )
+    randomise(model)
+    network = _open(convert(model))
+    assert list(network.layers) == ["middle.2"]
+    norms = [name for name, module in network.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms == ["middle.5"]
+    for size in ((24, 32), (23, 31)):
+        frames = video(3, size=size)
+        for frame, output in zip(frames, network.stream(frames), strict=True):
+            _close(output, model(frame))
 
 
 def test_complex_weights_stay_as_they_are():

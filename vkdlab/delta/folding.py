@@ -11,8 +11,7 @@ import warnings
 from collections import Counter
 
 import torch
-from torch import fx, nn
-from torch.nn import functional
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -67,14 +66,9 @@ def fold_batch_norms(model: nn.Module, graph: fx.Graph | None) -> list[str]:
             continue
         if norm.running_mean is None or any(why_dense(m) or id(m) in apart for m in (conv, norm)):
             continue
-        if own_padding(conv) is None:
-            continue
-        # New parameters: tied weights of two convolutions are folded with two batch norms.
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        replace_module(model, norm, nn.Identity())
-        folded.append(node.target)
+        if _folded(conv, norm):
+            replace_module(model, norm, nn.Identity())
+            folded.append(node.target)
     return folded
 
 
@@ -132,19 +126,53 @@ def own_padding(conv: nn.Conv2d) -> tuple[int, int] | str | None:
     return None
 
 
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Folds one batch norm, unless the convolution is of a kind that does something of its own to its weights."""
+    before = conv.weight, conv.bias
+    expected = None if type(conv) is nn.Conv2d else [_tried(conv, x, norm) for x in _probes(conv)]
+    # New parameters: tied weights of two convolutions are folded with two batch norms.
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        *before, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    if expected is None or all(_close(_tried(conv, x), old) for x, old in zip(_probes(conv), expected, strict=True)):
+        return True
+    conv.weight, conv.bias = before
+    return False
+
+
 def _agrees(conv: nn.Conv2d, padding: tuple[int, int] | str) -> bool:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        tuple(conv.stride),
+        padding,
+        tuple(conv.dilation),
+        conv.groups,
+        padding_mode=conv.padding_mode,
+    )
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return all(_close(_tried(conv, x), _tried(plain, x)) for x in _probes(conv))
+
+
+def _probes(conv: nn.Conv2d) -> list[Tensor]:
+    """Two random maps, one of odd and one of even height."""
     draw = torch.Generator().manual_seed(0)
     reach = max((k - 1) * d + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-    for size in (reach + 4, reach + 7):
-        x = torch.randn(1, conv.in_channels, size, size + 1, generator=draw).to(conv.weight)
-        try:
-            with torch.no_grad():
-                given = conv(x)
-                plain = functional.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
-        except (RuntimeError, ValueError, TypeError):
-            return False
-        if given.shape != plain.shape or not torch.allclose(
-            given, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item()
-        ):
-            return False
-    return True
+    sizes = (reach + 4, reach + 7)
+    return [torch.randn(1, conv.in_channels, s, s + 1, generator=draw).to(conv.weight) for s in sizes]
+
+
+@torch.no_grad()
+def _tried(conv: nn.Conv2d, x: Tensor, then: nn.Module | None = None) -> Tensor | None:
+    try:
+        z = conv(x)
+        return z if then is None else then(z)
+    except (RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape:
+        return False
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())

@@ -143,10 +143,10 @@ class Pass:
     def finish(self) -> None:
         """Raises a ValueError if a layer was not called as often as on the key frame."""
         if self.kind == "delta":
-            for call in self.state.caches:
-                name = call.partition("#")[0]
-                if self.calls[name] != (before := sum(c.partition("#")[0] == name for c in self.state.caches)):
-                    raise _other_calls(name, before, self.calls[name])
+            before = _calls(self.state)
+            if self.calls != before:
+                name = next(name for name in before if self.calls[name] != before[name])
+                raise _other_calls(name, before[name], self.calls[name])
 
     def _gate(self, layer: nn.Module) -> Tensor | None:
         if self.sample is None or not hasattr(layer, "gate_logit"):
@@ -157,8 +157,7 @@ class Pass:
 
     def _recall(self, call: str, name: str, x: Tensor) -> tuple[Tensor, ...]:
         if call not in self.state.caches:
-            before = sum(c.partition("#")[0] == name for c in self.state.caches)
-            raise _other_calls(name, before, self.calls[name])
+            raise _other_calls(name, _calls(self.state)[name], self.calls[name])
         expected, cache = self.state.shapes[call], self.state.caches[call]
         if self.rows is not None:
             if any(len(tensor) != len(self.state.frame) for tensor in cache):
@@ -191,6 +190,11 @@ def current_pass(name: str) -> Pass:
             "Call the DeltaNetwork, or the layer's dense, key and delta"
         )
     return current
+
+
+def _calls(state: DeltaState) -> Counter[str]:
+    """How often each layer was called on the key frame."""
+    return Counter(call.partition("#")[0] for call in state.caches)
 
 
 def _other_calls(name: str, before: int, now: int) -> ValueError:
