@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from vkdlab.browse.comparison import BEST
 from vkdlab.browse.documents import labelled
 from vkdlab.browse.selection import queries_in, selected
 from vkdlab.browse.to_fiftyone import to_fiftyone
+from vkdlab.predictions import Predictions
 
 PLUGIN = "@vkdlab/browse"
 FOLDER = Path(vkdlab.browse.__file__).parent / "plugins"
@@ -139,20 +141,41 @@ def test_the_apps_sidebar_filters_count(shown, fo):
 
 
 def test_a_moment_is_corrected_and_a_query_deleted_from_the_app(shown, predictions):
-    first, second = predictions.dataset.queries[:2]
-    result = _run("correct_moment", shown, {"query": first.id, "action": "correct", "start_s": 0.25, "sentence": ""})
+    one = labelled(shown).first()
+    first, second = [query for query in predictions.dataset.queries if query.video == one.video_id][:2]
+    params = {"query": first.id, "action": "correct", "start_s": 0.25, "sentence": ""}
+    result = _run("correct_moment", shown, params, current_sample=one.id)
     assert result["message"].startswith(f"Corrected: {first.sentence} (0.25 to {first.end_s:g} s of ")
-    result = _run("correct_moment", shown, {"query": second.id, "action": "delete"})
+    result = _run("correct_moment", shown, {"query": second.id, "action": "delete"}, selected=[one.id])
     assert result["message"].startswith(f"Deleted: {second.sentence} (")
     assert second.id not in queries_in(shown)
 
 
-def test_a_wrong_correction_shows_the_message_in_the_app(shown, predictions):
+def test_what_makes_no_sense_is_told_in_the_form_and_not_executed(kept, predictions):
     from fiftyone.operators.executor import ExecutionError
 
-    query = predictions.dataset.queries[0]
-    with pytest.raises(ExecutionError, match="the moment starts at -1 s, before the video"):
-        _run("correct_moment", shown, {"query": query.id, "action": "correct", "start_s": -1.0})
+    one = labelled(kept).first()
+    query = one.gt.detections[0].query_id
+    wrong = {
+        "correct_moment": (
+            ({"query": query, "action": "correct", "start_s": -1.0}, "the moment starts at -1 s, before the video"),
+            ({"query": query, "action": "correct", "start_s": 99.0}, "s, not after its start at 99 s"),
+            ({"query": query, "action": "correct"}, "nothing to correct: the moment is "),
+        ),
+        "compare_runs": (
+            ({"source": "label", "reference": "label", "threshold": 0.5}, "'label' compared with itself"),
+            ({"source": "label", "reference": "student", "threshold": 0.0}, "lies above 0 and is at most 1, got 0"),
+        ),
+    }
+    for operator, cases in wrong.items():
+        for params, message in cases:
+            problem = _form(operator, kept, params, current_sample=one.id)["problem"]
+            assert message in problem["view"]["label"]
+            assert problem["invalid"]
+            with pytest.raises(ExecutionError, match=re.escape(message)):
+                _run(operator, kept, params, current_sample=one.id)
+    right = _form("correct_moment", kept, {"query": query, "start_s": 0.125}, current_sample=one.id)
+    assert "problem" not in right
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -166,6 +189,14 @@ def test_a_form_says_what_it_will_work_on(kept, operator):
     if operator == "compare_runs":
         assert form["source"]["type"]["values"] == form["reference"]["type"]["values"]
         assert (form["source"]["default"], form["reference"]["default"]) == ("teacher_spanning", "student")
+
+
+def test_one_source_alone_is_not_compared(predictions, name, fo):
+    label = {"label": predictions.moments_s["label"]}
+    alone = to_fiftyone(
+        Predictions(name="alone", dataset=predictions.dataset, moments_s=label), name=name, progress=False
+    )
+    assert "no two sources to compare" in _form("compare_runs", alone)["problem"]["view"]["label"]
 
 
 def test_the_form_of_a_correction_offers_the_queries_of_the_open_video(kept):

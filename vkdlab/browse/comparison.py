@@ -122,16 +122,7 @@ def compare_runs(
         ValueError: an unknown source, the same one twice, a threshold outside its range, or no query was chosen.
     """
     dataset = view._root_dataset
-    known = about(dataset)["sources"]
-    for name in (source, reference):
-        if name not in known:
-            raise ValueError(
-                f"the data set {dataset.name!r} has no source {name!r}, its sources are {', '.join(known)}"
-            )
-    if source == reference:
-        raise ValueError(f"{source!r} compared with itself is the same everywhere: choose two sources")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"the IoU from which an answer is right lies above 0 and is at most 1, got {threshold:g}")
+    check_comparison(dataset, source=source, reference=reference, threshold=threshold)
     queries = _some(queries_in(view, selected=selected, selected_labels=selected_labels))
     rows = facts_of(dataset).loc[list(queries)]
     iou, other = (rows[f"{name}_iou"].fillna(0.0).to_numpy() for name in (source, reference))
@@ -166,6 +157,20 @@ def compare_runs(
         difference=paired_interval(iou.tolist(), other.tolist()),
         views=tuple(views),
     )
+
+
+def check_comparison(dataset: fiftyone.Dataset, *, source: str, reference: str, threshold: float) -> None:
+    """Raises a ValueError that says what is wrong with a comparison, see `compare_runs`."""
+    known = about(dataset)["sources"]
+    for name in (source, reference):
+        if name not in known:
+            raise ValueError(
+                f"the data set {dataset.name!r} has no source {name!r}, its sources are {', '.join(known)}"
+            )
+    if source == reference:
+        raise ValueError(f"{source!r} compared with itself is the same everywhere: choose two sources")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"the IoU from which an answer is right lies above 0 and is at most 1, got {threshold:g}")
 
 
 def only(dataset: fiftyone.Dataset, queries: Iterable[str]) -> fiftyone.DatasetView:

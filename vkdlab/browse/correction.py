@@ -6,7 +6,7 @@ A query is taken out with all its answers: else they would count against a sente
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vkdlab.browse import database
@@ -38,6 +38,31 @@ class Moment:
 
     def __str__(self) -> str:
         return f"{self.sentence} ({self.start_s:g} to {self.end_s:g} s of {self.duration_s:g} s)"
+
+    def corrected(
+        self, *, start_s: float | None = None, end_s: float | None = None, sentence: str | None = None
+    ) -> Moment:
+        """The moment with other seconds or another sentence; None leaves a part as it is.
+
+        Raises:
+            ValueError: it would not lie within its video or be empty, its sentence would be empty, or nothing would
+                change.
+        """
+        after = replace(
+            self,
+            sentence=self.sentence if sentence is None else " ".join(sentence.split()),
+            start_s=self.start_s if start_s is None else float(start_s),
+            end_s=self.end_s if end_s is None else float(end_s),
+        )
+        if after == self:
+            raise ValueError(f"nothing to correct: the moment is {self} already. Give another start, end or sentence")
+        if not after.sentence:
+            raise ValueError(
+                "a query's sentence is not empty: delete the query if there is nothing to say of the moment"
+            )
+        if reason := moment_error(after.start_s, after.end_s, after.duration_s):
+            raise ValueError(f"{self.sentence!r} of video {self.video!r}: {reason}")
+        return after
 
 
 def moments_of(dataset: fiftyone.Dataset, queries: Iterable[str]) -> dict[str, Moment]:
@@ -79,23 +104,11 @@ def correct_moment(
 
     Raises:
         ValueError: there is no such query, the moment would not lie within its video or be empty, the sentence would be
-            empty, or nothing would change. The data set is as before.
+            empty, or nothing would change, and the data set is as before. Or another moment of the data set is none:
+            then the correction is kept, and facts follow by `rescore` once that one is mended.
     """
     before, sample = _found(dataset, query)
-    after = Moment(
-        query=query,
-        sentence=before.sentence if sentence is None else " ".join(sentence.split()),
-        start_s=before.start_s if start_s is None else float(start_s),
-        end_s=before.end_s if end_s is None else float(end_s),
-        video=before.video,
-        duration_s=before.duration_s,
-    )
-    if after == before:
-        raise ValueError(f"nothing to correct: the moment is {before} already. Give another start, end or sentence")
-    if not after.sentence:
-        raise ValueError("a query's sentence is not empty: delete the query if there is nothing to say of the moment")
-    if reason := moment_error(after.start_s, after.end_s, after.duration_s):
-        raise ValueError(f"{before.sentence!r} of video {before.video!r}: {reason}")
+    after = before.corrected(start_s=start_s, end_s=end_s, sentence=sentence)
     count = sample.metadata.total_frame_count
     truth = next(each for each in sample[GT].detections if _query(each) == query)
     truth["start_s"], truth["end_s"], truth.label = after.start_s, after.end_s, after.sentence

@@ -6,7 +6,7 @@ FiftyOne loads this file; nobody imports it.
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from vkdlab.browse.comparison import compare_runs, tag_best_teacher
+from vkdlab.browse.comparison import check_comparison, compare_runs, tag_best_teacher
 from vkdlab.browse.correction import correct_moment, delete_query, moments_of
 from vkdlab.browse.documents import about
 from vkdlab.browse.selection import queries_in, write_selection
@@ -54,24 +54,23 @@ class CompareRuns(foo.Operator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        if _say_what(ctx, inputs):
-            sources = about(ctx.dataset)["sources"]
-            for name, label, default in (
-                ("source", "Whose answers are judged", min(1, len(sources) - 1)),
-                ("reference", "Whose answers they are compared with", 0),
-            ):
-                inputs.enum(
-                    name,
-                    sources,
-                    label=label,
-                    default=sources[default] if sources else None,
-                    required=True,
-                    view=types.DropdownView(),
-                )
-            inputs.float(
-                "threshold", label="IoU from which an answer is right", min=0, max=1, default=0.5, required=True
-            )
-        return types.Property(inputs, view=types.View(label=self.config.label, description=self.config.description))
+        form = types.Property(inputs, view=types.View(label=self.config.label, description=self.config.description))
+        if not _say_what(ctx, inputs):
+            return form
+        sources = about(ctx.dataset)["sources"]
+        if len(sources) < 2:
+            _refuse(inputs, "There are no two sources to compare: add another run by vkdlab.browse.add_source")
+            return form
+        for name, label, default in (
+            ("source", "Whose answers are judged", sources[1]),
+            ("reference", "Whose answers they are compared with", sources[0]),
+        ):
+            inputs.enum(name, sources, label=label, default=default, required=True, view=types.DropdownView())
+        inputs.float("threshold", label="IoU from which an answer is right", default=0.5, required=True)
+        given = {name: ctx.params.get(name) for name in ("source", "reference", "threshold")}
+        if None not in given.values():
+            _check(inputs, lambda: check_comparison(ctx.dataset, **given))
+        return form
 
     def execute(self, ctx):
         found = compare_runs(
@@ -149,7 +148,7 @@ class CorrectMoment(foo.Operator):
         form = types.Property(inputs, view=types.View(label=self.config.label, description=self.config.description))
         chosen = _one_sample(ctx)
         if not (chosen["selected"] or chosen["selected_labels"]):
-            inputs.view("problem", types.Warning(label="Open or select the video or clip whose moment is wrong"))
+            _refuse(inputs, "Open or select the video or clip whose moment is wrong")
             return form
         queries = _queries(ctx, inputs, chosen)
         if not queries:
@@ -172,6 +171,7 @@ class CorrectMoment(foo.Operator):
         inputs.float("start_s", label="Start, seconds", description=f"{keep} {now.start_s:g} s")
         inputs.float("end_s", label="End, seconds", description=f"{keep} {now.end_s:g} s of {now.duration_s:g} s")
         inputs.str("sentence", label="Sentence", description=f"{keep} {now.sentence!r}")
+        _check(inputs, lambda: now.corrected(**_parts(ctx)))
         return form
 
     def execute(self, ctx):
@@ -179,9 +179,7 @@ class CorrectMoment(foo.Operator):
         if ctx.params.get("action") == DELETE:
             message = f"Deleted: {delete_query(ctx.dataset, query)}"
         else:
-            parts = {name: ctx.params.get(name) for name in ("start_s", "end_s", "sentence")}
-            parts["sentence"] = parts["sentence"] or None
-            message = f"Corrected: {correct_moment(ctx.dataset, query, **parts)}"
+            message = f"Corrected: {correct_moment(ctx.dataset, query, **_parts(ctx))}"
         ctx.ops.reload_dataset()
         return {"message": message}
 
@@ -215,17 +213,35 @@ def _say_what(ctx, inputs) -> bool:
 
 
 def _queries(ctx, inputs, chosen: dict) -> tuple[str, ...]:
+    queries = _check(inputs, lambda: queries_in(**chosen))
+    if queries == ():
+        _refuse(inputs, "There is no moment in what is selected or left by the filters")
+    return queries or ()
+
+
+def _parts(ctx) -> dict:
+    """What of a moment was given; an empty field is none."""
+    return {
+        "start_s": ctx.params.get("start_s"),
+        "end_s": ctx.params.get("end_s"),
+        "sentence": ctx.params.get("sentence") or None,
+    }
+
+
+def _check(inputs, work):
+    """What `work` returns; where it raises, the form says why and cannot be executed."""
     try:
-        queries = queries_in(**chosen)
+        return work()
     except ValueError as error:
-        inputs.view("problem", types.Error(label=str(error)))
-        return ()
-    if not queries:
-        inputs.view("problem", types.Warning(label="There is no moment in what is selected or left by the filters"))
-    return queries
+        return _refuse(inputs, str(error))
+
+
+def _refuse(inputs, why: str) -> None:
+    # The App hides the message of an operator that fails, but shows this one.
+    inputs.view("problem", types.Warning(label=why), invalid=True, error_message=why)
 
 
 def _message(label: str):
     outputs = types.Object()
-    outputs.str("message", label=label)
+    outputs.str("message", label="Result")
     return types.Property(outputs, view=types.View(label=label))
