@@ -52,7 +52,8 @@ class Predictions:
 
     Raises:
         ValueError: a source's name that is no lower-case identifier or is taken, numbers that are not one row per
-            query, a moment that ends before it starts or is not finite, weights of no teacher, or scores of an unknown video.
+            query, a moment that ends before it starts or is not finite, weights of no teacher, or scores of an unknown
+            video.
     """
 
     name: str
@@ -96,7 +97,7 @@ class Predictions:
             if bad.any():
                 row = int(bad.nonzero()[0][0])
                 raise ValueError(
-                    f"{name}: the moment of query {self.dataset.queries[row].id!r} ends before it starts, or has one end"
+                    f"{name}: the moment of query {self.dataset.queries[row].id!r} ends before it starts or has one end"
                 )
         for name, by_video in self.scores.items():
             if unknown := by_video.keys() - self.dataset.videos.keys():
