@@ -2,6 +2,10 @@
 
 import os
 import re
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -11,6 +15,7 @@ import requests
 from vkdlab.browse import app, database
 from vkdlab.browse.frames import support
 from vkdlab.data import FrameReader
+from vkdlab.files import project_root
 
 from ..test_browser import CHROMIUM, QUIET
 
@@ -221,6 +226,68 @@ def test_the_grid_shows_the_videos_and_a_clip_plays_its_moment_along_the_timelin
     assert len(modal) > 100_000
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_notebook_shows_the_app_in_its_cell_by_whichever_name_it_is_opened(fo, predictions, tmp_path, host):
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+    import nbformat
+
+    paths = [str(video.path) for video in predictions.dataset.videos.values()]
+    cell = (
+        f"from vkdlab.browse import app, database\nfo = database.fiftyone()\ndata = fo.Dataset('live')\n"
+        f"data.add_samples([fo.Sample(path) for path in {paths}], progress=False)\napp.launch(data, height=500).show()"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "live.ipynb")
+    own = {
+        name: str(tmp_path / name)
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "VKDLAB_CACHE")
+    }
+    port = free_port()
+    arguments = [f"--ServerApp.root_dir={tmp_path}", f"--ip={host}", f"--port={port}", "--no-browser", "--allow-root"]
+    arguments += ["--IdentityProvider.token=told"]
+    log = open(tmp_path / "lab.log", "w")  # noqa: SIM115
+    with log, playwright.sync_playwright() as started:
+        lab = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *arguments],
+            **dict(stdout=log, stderr=log, cwd=tmp_path, env=os.environ | own | {"PYTHONPATH": str(project_root())}),
+        )
+        try:
+            browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            wait_for(port)
+            page.goto(f"http://{host}:{port}/lab/tree/live.ipynb?token=told")
+            page.get_by_text("database.fiftyone()").first.click(timeout=60_000)
+            page.keyboard.press("Shift+Enter")
+            frame = page.frame_locator("iframe[src*='subscription']")
+            frame.locator("[data-cy=looker]").nth(2).wait_for(timeout=120_000)
+            page.wait_for_timeout(1000)
+            page.screenshot(path=Path(os.environ.get("VKDLAB_TEST_PICTURES") or tmp_path) / f"notebook_{host}.png")
+            browser.close()
+        finally:
+            lab.terminate()
+            lab.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"nothing listens at port {port}")
+
+
 # FiftyOne draws frames of videos that are in no document: each that its page makes tells where it plays.
 WATCH_VIDEOS = """
 window.times = [];
@@ -228,9 +295,9 @@ const make = document.createElement.bind(document);
 document.createElement = (name, ...more) => {
     const element = make(name, ...more);
     if (String(name).toLowerCase() === "video") {
-        element.addEventListener("timeupdate", () => {
-            if (!element.paused) window.times.push([performance.now(), element.currentTime, element.src]);
-        });
+        const note = () => window.times.push([performance.now(), element.currentTime]);
+        element.addEventListener("timeupdate", () => { if (!element.paused) note(); });
+        element.addEventListener("pause", note);
     }
     return element;
 };

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import sys
 import tempfile
 import time
@@ -68,6 +69,9 @@ def launch(dataset_or_view: Any, *, port: int | None = None, address: str = "127
         address: 127.0.0.1 or another address of this machine that no other machine can reach.
         height: of the frame in a notebook, pixels.
 
+    A browser may refuse what a frame from another site wants to keep, and FiftyOne's page then stays white; so in a
+    notebook the App goes by the name that Jupyter goes by. Open the notebook by the address that Jupyter prints.
+
     Raises:
         ValueError: an address that others can reach, a port that is taken, or something that is no data set.
         BrowseUnavailable, BrowseError: there is no database, or the server does not start.
@@ -93,23 +97,30 @@ def launch(dataset_or_view: Any, *, port: int | None = None, address: str = "127
     from fiftyone.core.session import session as sessions
 
     in_notebook = context.is_notebook_context()  # said to the server through the environment
+    name = "localhost" if in_notebook and address == "127.0.0.1" and _jupyter_host() == "localhost" else address
     started = _Server(address, port)
     sessions._server_services[started.port] = started  # or the session would start one without a guard
     try:
         with database.explained():
             session = fo.Session(
                 **{"view" if isinstance(dataset_or_view, fo.DatasetView) else "dataset": dataset_or_view},
-                **dict(port=started.port, address=address, height=height, auto=False),
+                **dict(port=started.port, address=name, height=height, auto=False),
                 remote=not in_notebook,  # or it would open a browser
             )
     except BaseException:
         started.stop()
         raise
-    _open = App(
-        url=f"http://{address}:{started.port}/", session=session, pid=started.pid, height=height, _server=started
-    )
+    _open = App(url=f"http://{name}:{started.port}/", session=session, pid=started.pid, height=height, _server=started)
     atexit.register(_open.close)
     return _open
+
+
+def _jupyter_host() -> str | None:
+    """The host in the address of the Jupyter server that started this kernel, where there is one."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    server_file = Path(jupyter_runtime_dir()) / f"jpserver-{os.environ.get('JPY_PARENT_PID')}.json"
+    return read_json(server_file).get("hostname") if server_file.is_file() else None
 
 
 class _Server:
