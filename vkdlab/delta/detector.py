@@ -97,26 +97,32 @@ class DetectionNetwork(nn.Module):
         return self.head(self.neck(self.features(frames)))
 
     def decode(self, output: Float[Tensor, "b k h w"], *, most: int = 50, least: float = 0.01) -> list[Detections]:
-        """What a map says, picture by picture: its peaks, each the greatest of its class among its eight neighbours.
+        """What a map says, picture by picture; see `decode`."""
+        return decode(output, classes=self.config.classes, most=most, least=least)
 
-        Args:
-            output: what `forward` gave.
-            most: detections a picture at most.
-            least: lowest score.
-        """
-        output = output.detach().float()
-        heat = output[:, : self.config.classes].sigmoid()
-        heat = heat * (functional.max_pool2d(heat, 3, stride=1, padding=1) == heat)
-        height, width = heat.shape[-2:]
-        limit = heat.new_tensor([width, height] * 2) * STRIDE
-        boxes = sides(output[:, self.config.classes :])
-        found = []
-        for scores, places in zip(heat.flatten(1), boxes.flatten(2), strict=True):
-            best, which = scores.topk(min(most, scores.numel()))
-            best, which = best[best >= least], which[best >= least]
-            kept = torch.minimum(places[:, which % (height * width)].T.clamp(min=0), limit)
-            found.append(Detections(kept, best, which // (height * width) + 1))
-        return found
+
+def decode(output: Float[Tensor, "b k h w"], *, classes: int, most: int = 50, least: float = 0.01) -> list[Detections]:
+    """What a map says, picture by picture: its peaks, each the greatest of its class among its eight neighbours.
+
+    Args:
+        output: what `DetectionNetwork` gave.
+        classes: kinds of things.
+        most: detections a picture at most.
+        least: lowest score.
+    """
+    output = output.detach().float()
+    heat = output[:, :classes].sigmoid()
+    heat = heat * (functional.max_pool2d(heat, 3, stride=1, padding=1) == heat)
+    height, width = heat.shape[-2:]
+    limit = heat.new_tensor([width, height] * 2) * STRIDE
+    boxes = sides(output[:, classes:])
+    found = []
+    for scores, places in zip(heat.flatten(1), boxes.flatten(2), strict=True):
+        best, which = scores.topk(min(most, scores.numel()))
+        best, which = best[best >= least], which[best >= least]
+        kept = torch.minimum(places[:, which % (height * width)].T.clamp(min=0), limit)
+        found.append(Detections(kept, best, which // (height * width) + 1))
+    return found
 
 
 def sides(distances: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 4 h w"]:
