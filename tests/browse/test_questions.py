@@ -12,10 +12,10 @@ from vkdlab.browse.questions import QUESTIONS, Condition, Question, answerable
 # fmt: off
 SLOWLY = {
     "student_wrong_teacher_right": (
-        lambda q: q["student_iou"] < 0.5 <= q["best_teacher_iou"], lambda q: q["student_iou"]),
+        lambda q: q["student_iou"] < 0.5 <= q["best_teacher_iou"], lambda q: -q["best_teacher_iou"]),
     "teachers_disagree": (lambda q: q["teachers_agree"] < 0.3, lambda q: q["teachers_agree"]),
     "kau_trusts_the_wrong_teacher": (
-        lambda q: q["trusted_teacher_iou"] < 0.5 <= q["best_teacher_iou"], lambda q: q["trusted_teacher_iou"]),
+        lambda q: q["trusted_teacher_iou"] < 0.5 <= q["best_teacher_iou"], lambda q: -q["best_teacher_iou"]),
     "cut_short": (
         lambda q: q["student_inside"] >= 0.9 and q["student_length_ratio"] < 0.7, lambda q: q["student_length_ratio"]),
     "too_early": (

@@ -110,6 +110,8 @@ def start(folder: Path, *, sockets: Path, uri: str, name: str, program: Path | N
     else:
         where = ["--bind_ip", _socket(sockets), "--unixSocketPrefix", sockets]
     command = [program or find(), "--dbpath", data, *where, "--wiredTigerCacheSizeGB", str(MEMORY_GB)]
+    # Left alone, it takes 300 MB for journals that it may need.
+    command += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=16MB)"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     kept = keeper.start(command, folder=sockets, log=folder / LOG)
     end = time.monotonic() + START_S

@@ -123,7 +123,8 @@ _ALL = (
         name="student_wrong_teacher_right",
         asks="the student is wrong (IoU below 0.5) where a teacher is right",
         where=(Condition("student_iou", "<", 0.5), Condition("best_teacher_iou", ">=", 0.5)),
-        order="student_iou",
+        order="best_teacher_iou",
+        descending=True,
     ),
     Question(
         name="teachers_disagree",
@@ -135,7 +136,8 @@ _ALL = (
         name="kau_trusts_the_wrong_teacher",
         asks="the teacher of the greatest weight is wrong (IoU below 0.5) where another is right",
         where=(Condition("trusted_teacher_iou", "<", 0.5), Condition("best_teacher_iou", ">=", 0.5)),
-        order="trusted_teacher_iou",
+        order="best_teacher_iou",
+        descending=True,
     ),
     Question(
         name="cut_short",
