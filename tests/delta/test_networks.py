@@ -68,6 +68,31 @@ def test_the_loss_is_cross_entropy_over_the_pixels_that_count():
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_coarse_place_answers_for_all_pixels_that_it_covers(step):
+    logits, labels = torch.randn(2, 4, 3, 5), torch.randint(0, 4, (2, 3 * step, 5 * step))
+    labels[:, 1] = 255
+    spread = logits.repeat_interleave(step, 2).repeat_interleave(step, 3)
+    torch.testing.assert_close(
+        segmentation_loss(logits, labels), functional.cross_entropy(spread, labels, ignore_index=255)
+    )
+
+
+def test_labels_of_another_size_are_refused():
+    for size in ((4, 5), (6, 5), (1, 2)):
+        with pytest.raises(ValueError, match=r"do not fit logits of \(3, 5\)"):
+            segmentation_loss(torch.randn(1, 2, 3, 5), torch.zeros(1, *size, dtype=torch.long))
+
+
+def test_logits_are_the_coarse_ones_made_larger():
+    network = SegmentationNetwork(SegmentationConfig(3, width=4, multiples=(1, 2))).eval()
+    frame = torch.rand(1, 3, 16, 24)
+    coarse = network.coarse(frame)
+    assert coarse.shape == (1, 3, 8, 12)
+    larger = functional.interpolate(coarse, size=(16, 24), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(network(frame), larger)
+
+
 def test_it_learns_where_a_bright_square_is():
     network = SegmentationNetwork(SegmentationConfig(2, width=8, multiples=(1, 2)))
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -82,7 +107,7 @@ def test_it_learns_where_a_bright_square_is():
     for _ in range(40):
         frames, labels = batch(8)
         optimiser.zero_grad()
-        segmentation_loss(network(frames), labels).backward()
+        segmentation_loss(network.coarse(frames), labels).backward()
         optimiser.step()
     network.eval()
     frames, labels = batch(16)
