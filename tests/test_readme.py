@@ -3,6 +3,8 @@
 import json
 import re
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +52,7 @@ def test_every_make_target_and_manifest_that_the_readme_names_exists():
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     """With its paths put where this test made them."""
+    from vkdlab import emtm
     from vkdlab.data import write_video
 
     folder = tmp_path / "my" / "folder"
@@ -58,10 +61,18 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
         write_video(tmp_path / name, frames, fps=10)
     (folder / "moments.csv").write_text("file,start,end,sentence\nkitchen.mp4,0:00,0:02.5,an egg\n")
     monkeypatch.chdir(tmp_path)
-    own, library = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    own, browsing, library = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     names = {}
     exec(own, names)
     assert len(names["dataset"].queries) == len(names["train"].queries) == 1
     assert names["bad_rows"] == []
     exec(library, names)
-    assert 0 <= names["students"]["EMTM"].metrics["R1@0.5"].value <= 1
+    student = names["students"]["EMTM"]
+    assert 0 <= student.metrics["R1@0.5"].value <= 1
+    emtm.predictions_of(names["study"], student.items, name="mine").save(tmp_path / "runs" / "emtm-student-0123")
+    # A process browses one database, and this one may browse that of other tests.
+    check = "assert corrected.fingerprint == predictions.dataset.fingerprint\nassert '127.0.0.1' in app.url"
+    done = subprocess.run([sys.executable, "-c", browsing + check], capture_output=True, text=True)
+    if "BrowseUnavailable" in done.stderr:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
