@@ -241,6 +241,20 @@ def test_clips_run_through_every_sequence_in_order(smoke):
     assert batch.boxes[1][2].tolist() == smoke.boxes(10)[0].tolist()
 
 
+def test_fingerprints_tell_how_samples_are_drawn(smoke):
+    ways = [
+        TrainingFrames(smoke),
+        TrainingFrames(smoke, gaps=(1, 7)),
+        TrainingFrames(smoke, gaps=(1, 7), augmentation=None),
+        TrainingFrames(smoke, stills=True),
+        Clips(smoke),
+        Clips(smoke, length=2),
+        Clips(smoke, length=2, stride=1),
+    ]
+    assert len({way.fingerprint for way in ways}) == len(ways)
+    assert TrainingFrames(smoke).fingerprint == ways[0].fingerprint
+
+
 def test_bad_samples_are_refused(smoke, tmp_path):
     longest = max(each.count for each in smoke.sequences)
     with pytest.raises(ValueError, match=f"no clip of 999 frames: the longest sequence has {longest}"):

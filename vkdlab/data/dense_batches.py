@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vkdlab.data.dense import DenseDataset
 from vkdlab.data.dense_files import VOID
+from vkdlab.files import hash_of
 
 _LEAST_LEFT = 0.25
 
@@ -114,8 +115,9 @@ class TrainingFrames(torch.utils.data.Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """The frames' own; how they are drawn is the configuration's to tell."""
-        return self.dense.fingerprint
+        """Hash of the frames and of how samples are drawn from them."""
+        drawn = self.gaps, self.stills, self.augmentation, self.size, self.samples, self.boxes
+        return hash_of(self.dense.fingerprint, *drawn)
 
     def __len__(self) -> int:
         return self.samples
@@ -212,8 +214,8 @@ class Clips(torch.utils.data.Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """The frames' own."""
-        return self.dense.fingerprint
+        """Hash of the frames and of the clips they are cut into."""
+        return hash_of(self.dense.fingerprint, self.length, self.starts, self.boxes)
 
     def __len__(self) -> int:
         return len(self.starts)
