@@ -13,6 +13,7 @@ from vkdlab.data.dense_batches import Augmentation, Clips, TrainingFrames, as_in
 from vkdlab.data.dense_files import LEAST_PIXELS, create, put
 from vkdlab.data.manifests import DataMissing
 from vkdlab.data.tabletop import SEMANTICS
+from vkdlab.training import Data
 
 STILL = Augmentation(flip=0, zoom=(1, 1), shift=0, light=0, motion=0)
 
@@ -255,6 +256,15 @@ def test_fingerprints_tell_how_samples_are_drawn(smoke):
     assert TrainingFrames(smoke).fingerprint == ways[0].fingerprint
 
 
+def test_training_refuses_to_choose_by_the_test_split_or_by_videos_it_learned_from(smoke):
+    train = load_dense("tabletop", "train", profile="smoke", videos=2, workers=1, progress=False)
+    assert train.videos == {each.id for each in train.sequences}
+    with pytest.raises(ValueError, match="the val split is a test split"):
+        Data(TrainingFrames(train), Clips(smoke))
+    with pytest.raises(ValueError, match="share 2 of 2 videos"):
+        Data(TrainingFrames(train), Clips(train))
+
+
 def test_bad_samples_are_refused(smoke, tmp_path):
     longest = max(each.count for each in smoke.sequences)
     with pytest.raises(ValueError, match=f"no clip of 999 frames: the longest sequence has {longest}"):
@@ -300,6 +310,7 @@ def test_camvids_frames_are_cut_at_holes_and_its_void_is_void(small_camvid):
         ("0016E5_00110", 2, 15.0),
     ]
     assert found.classes == CAMVID_CLASSES
+    assert found.videos == {"0016E5"}
     for i in range(5):
         assert (found.labels(i) == np.where(labels[i] == 11, VOID, labels[i])).all()
 

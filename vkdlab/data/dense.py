@@ -43,6 +43,8 @@ class FrameSequence:
 
     id: str
     """Name, unique within the data set."""
+    video: str
+    """The video that it is a part of, or the whole of."""
     first: int
     """Number of its first frame in the data set."""
     count: int
@@ -89,6 +91,11 @@ class DenseDataset:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def videos(self) -> set[str]:
+        """Names of the videos that the frames are from."""
+        return {sequence.video for sequence in self.sequences}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -252,7 +259,13 @@ def load_dense(
         split=split,
         profile=profile,
         sequences=tuple(
-            FrameSequence(item["id"], item["row"], len(range(item["begin"], item["end"], every)), item["fps"] / every)
+            FrameSequence(
+                item["id"],
+                item["video"],
+                item["row"],
+                len(range(item["begin"], item["end"], every)),
+                item["fps"] / every,
+            )
             for item in items
         ),
         classes=names,
@@ -314,8 +327,8 @@ def _video_items(dataset: Dataset, source: str) -> tuple[list[dict[str, Any]], l
         reader = FrameReader(video.path)
         files.append(video.path)
         items.append(
-            {"id": video.id, "path": str(video.path), "begin": 0, "end": reader.num_frames, "fps": reader.fps,
-             "size": [reader.width, reader.height]}
+            {"id": video.id, "video": video.id, "path": str(video.path), "begin": 0, "end": reader.num_frames,
+             "fps": reader.fps, "size": [reader.width, reader.height]}
         )  # fmt: skip
     if source == "tabletop":
         kinds = [read_json(dataset.root / "labels" / f"{item['id']}.json")["instances"] for item in items]
@@ -347,8 +360,8 @@ def _camvid_items(dataset: Dataset) -> tuple[list[dict[str, Any]], list[Path]]:
         for begin, end in pairwise(cuts):
             part = wanted[begin:end]
             items.append(
-                {"id": part[0][0] if len(cuts) > 2 else recording, "path": str(folder), "labels": str(labels),
-                 "names": [name for name, _ in part], "places": [place for _, place in part],
+                {"id": part[0][0] if len(cuts) > 2 else recording, "video": recording, "path": str(folder),
+                 "labels": str(labels), "names": [name for name, _ in part], "places": [place for _, place in part],
                  "begin": 0, "end": len(part), "fps": 30 / step}
             )  # fmt: skip
             files += [folder / f"{name}.jpg" for name, _ in part]

@@ -110,14 +110,14 @@ class TrainingFrames(torch.utils.data.Dataset):
             raise ValueError(f"no pair with a gap of {reach} frames: the longest sequence has {longest}")
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        self.dense, self.gaps, self.stills, self.augmentation, self.boxes = dense, gaps, stills, augmentation, boxes
+        self.dataset, self.gaps, self.stills, self.augmentation, self.boxes = dense, gaps, stills, augmentation, boxes
         self.size, self.samples = size or dense.size, samples or len(self.starts)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the frames and of how samples are drawn from them."""
         drawn = self.gaps, self.stills, self.augmentation, self.size, self.samples, self.boxes
-        return hash_of(self.dense.fingerprint, *drawn)
+        return hash_of(self.dataset.fingerprint, *drawn)
 
     def __len__(self) -> int:
         return self.samples
@@ -129,7 +129,7 @@ class TrainingFrames(torch.utils.data.Dataset):
         start = int(self.starts[min(int((i + (rng.random() if stretch > 1 else 0)) * stretch), len(self.starts) - 1)])
         rows = [start]
         if self.gaps:
-            last = self.dense.sequence_of(start).frames[-1]
+            last = self.dataset.sequence_of(start).frames[-1]
             rows.append(int(rng.integers(start + self.gaps[0], min(start + self.gaps[1], last) + 1)))
         elif self.stills:
             rows.append(start)
@@ -138,18 +138,18 @@ class TrainingFrames(torch.utils.data.Dataset):
         gain, lift = 1 + rng.uniform(-light, light), rng.uniform(-light, light) / 2
         frames, labels, boxes, box_labels = [], [], [], []
         for row, matrix in zip(rows, maps, strict=True):
-            frame = cv2.warpAffine(self.dense.frame(row), matrix, self.size, borderMode=cv2.BORDER_REFLECT_101)
+            frame = cv2.warpAffine(self.dataset.frame(row), matrix, self.size, borderMode=cv2.BORDER_REFLECT_101)
             values = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
             frames.append(((values - 0.5) * gain + 0.5 + lift).clamp(0, 1))
-            if self.dense.classes:
+            if self.dataset.classes:
                 labels.append(
                     cv2.warpAffine(
-                        self.dense.labels(row), matrix, self.size, flags=cv2.INTER_NEAREST,
+                        self.dataset.labels(row), matrix, self.size, flags=cv2.INTER_NEAREST,
                         borderMode=cv2.BORDER_CONSTANT, borderValue=VOID,
                     )
                 )  # fmt: skip
             if self.boxes:
-                found = moved_boxes(*self.dense.boxes(row), matrix=matrix, size=self.size)
+                found = moved_boxes(*self.dataset.boxes(row), matrix=matrix, size=self.size)
                 boxes.append(torch.from_numpy(found[0]))
                 box_labels.append(torch.from_numpy(found[1]).long())
         return DenseBatch(
@@ -161,7 +161,7 @@ class TrainingFrames(torch.utils.data.Dataset):
 
     def _maps(self, rng: np.random.Generator, count: int) -> list[np.ndarray]:
         """Maps from the frame's pixels to those of what comes out, (2, 3) each."""
-        (width, height), (out_width, out_height) = self.dense.size, self.size
+        (width, height), (out_width, out_height) = self.dataset.size, self.size
         how = self.augmentation or Augmentation(flip=0, zoom=(1, 1), shift=0, light=0, motion=0)
         zoom = np.exp(rng.uniform(*np.log(how.zoom)))
         mirror = -1 if rng.random() < how.flip else 1
@@ -202,7 +202,7 @@ class Clips(torch.utils.data.Dataset):
             raise ValueError(f"length and stride are at least 1, got length={length}, stride={stride}")
         if boxes and dense.box_rows is None:
             raise ValueError(f"{dense.name} has no boxes; tabletop has")
-        self.dense, self.length, self.boxes = dense, length, boxes
+        self.dataset, self.length, self.boxes = dense, length, boxes
         self.starts = [
             first
             for each in dense.sequences
@@ -215,18 +215,18 @@ class Clips(torch.utils.data.Dataset):
     @property
     def fingerprint(self) -> str:
         """Hash of the frames and of the clips they are cut into."""
-        return hash_of(self.dense.fingerprint, self.length, self.starts, self.boxes)
+        return hash_of(self.dataset.fingerprint, self.length, self.starts, self.boxes)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, i: int) -> DenseBatch:
         rows = range(self.starts[i], self.starts[i] + self.length)
-        found = [self.dense.boxes(row) for row in rows] if self.boxes else []
+        found = [self.dataset.boxes(row) for row in rows] if self.boxes else []
         return DenseBatch(
-            as_input(np.stack([self.dense.frame(row) for row in rows]))[None],
-            torch.from_numpy(np.stack([self.dense.labels(row) for row in rows])).long()[None]
-            if self.dense.classes
+            as_input(np.stack([self.dataset.frame(row) for row in rows]))[None],
+            torch.from_numpy(np.stack([self.dataset.labels(row) for row in rows])).long()[None]
+            if self.dataset.classes
             else None,
             (tuple(torch.from_numpy(boxes) for boxes, _ in found),) if self.boxes else (),
             (tuple(torch.from_numpy(labels).long() for _, labels in found),) if self.boxes else (),
