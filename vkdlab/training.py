@@ -1,8 +1,9 @@
 """One loop for every method, on Lightning Fabric: fit, validate, stop early, checkpoint, resume (ours).
 
 A method is an `nn.Module` with `loss(batch) -> dict` of scalar tensors, of which "total" is minimised, and
-`evaluate(batch) -> dict[str, Mean]`; a batch has `.to(device)`. A training dataset that has `lengths`, a number a
-sample, gets samples of like length into one batch, so that little is padded.
+`evaluate(batch) -> dict[str, Mean]`, or other values that add up; a batch has `.to(device)`. It may have `lr_scales`,
+learning rates of some of its parameters as a share of the configured one. A training dataset that has `lengths`, a
+number a sample, gets samples of like length into one batch, so that little is padded.
 
 A training that was killed goes on where its last checkpoint was and ends, on the CPU, with the same weights bit for
 bit: the order of samples is a function of seed and epoch alone, the learning rate of the step alone, and the checkpoint
@@ -159,7 +160,8 @@ def _train(
                 started = time.monotonic() - state.seconds
                 for batch, rows in zip(_load(data.train, remaining, config.workers), remaining, strict=True):
                     for group in optimiser.param_groups:
-                        group["lr"] = learning_rate(state.epoch * steps + state.step, steps=steps, config=config)
+                        lr = learning_rate(state.epoch * steps + state.step, steps=steps, config=config)
+                        group["lr"] = lr * group["scale"]
                     with fabric.autocast():
                         losses = method.loss(batch.to(device))
                     values = _checked(losses, epoch=state.epoch + 1, step=state.step + 1)
@@ -233,11 +235,19 @@ def _optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         raise ValueError(
             f"{type(method).__name__} has no parameter that requires a gradient: there is nothing to train"
         )
-    groups = [
-        {"params": [parameter for parameter in learned if parameter.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in learned if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
+    scales = getattr(method, "lr_scales", {})
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for decayed in (True, False):
+        for parameter in learned:
+            if (parameter.ndim >= 2) == decayed:
+                groups.setdefault((float(scales.get(parameter, 1.0)), decayed), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "weight_decay": config.weight_decay if decayed else 0.0, "scale": scale}
+            for (scale, decayed), members in groups.items()
+        ],
+        lr=config.lr,
+    )
 
 
 def _batches(order: Tensor, batch_size: int) -> list[list[int]]:

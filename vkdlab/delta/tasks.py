@@ -96,6 +96,10 @@ class Task(ABC):
     def compare(self, output: Float[Tensor, "n k h w"], truth: Truth, *, classes: int) -> Confusion | AveragePrecision:
         """The metric's value over n frames; values of several batches add up."""
 
+    @abstractmethod
+    def answers(self, output: Float[Tensor, "n k h w"]) -> Truth:
+        """Answers as a truth to compare others with, where nobody knows better."""
+
     def measure(
         self, outputs: Float[Tensor, "n k h w"], dense: DenseDataset, indices: Iterable[int]
     ) -> Confusion | AveragePrecision:
@@ -134,6 +138,9 @@ class Segmentation(Task):
             raise ValueError("nothing is known of these pixels: the mean IoU needs a data set with labels")
         answers = output.argmax(1).cpu().numpy()
         return Confusion.of(answers, truth.labels.cpu().numpy(), classes=classes, void=VOID)
+
+    def answers(self, output: Float[Tensor, "n k h w"]) -> Truth:
+        return Truth(output.argmax(1))
 
 
 class Detection(Task):
@@ -177,6 +184,11 @@ class Detection(Task):
             )
         ]
         return sum(parts[1:], start=parts[0])
+
+    def answers(self, output: Float[Tensor, "n k h w"]) -> Truth:
+        """Things of which the detector is surer than not."""
+        found = decode(output, classes=output.shape[1] - 4, least=0.5)
+        return Truth(None, tuple(each.boxes for each in found), tuple(each.labels for each in found))
 
 
 SEGMENTATION = Segmentation()

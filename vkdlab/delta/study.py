@@ -1,0 +1,215 @@
+"""One teacher, delta networks of it, and all that these have to beat at the same cost (ours)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from vkdlab.data.workers import Task as Work
+from vkdlab.data.workers import work
+from vkdlab.delta.baselines import gamma_for, width_for
+from vkdlab.delta.distill import Config
+from vkdlab.delta.recipes import RECIPES, DenseSplits, Recipe, load_splits, splits_from
+from vkdlab.delta.students import (
+    Setting,
+    Trained,
+    Training,
+    delta_macs,
+    delta_training,
+    feature_training,
+    low_rank_training,
+    macs_per_frame,
+    small_training,
+    teacher_training,
+)
+from vkdlab.delta.tasks import SEGMENTATION, TASKS, Task
+from vkdlab.training import TrainConfig
+
+TEACHER = "teacher"
+GAMMA = 4
+"""Of the delta network whose cost the other networks are given."""
+BUDGET = 0.5
+"""Share of the teacher's cost that the search may spend at period 4."""
+Which = Literal["few", "all"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All networks of one seed."""
+
+    setting: Setting
+    """What they share."""
+    trained: Mapping[str, Trained]
+    """By name, the teacher first; `plan` says the names."""
+
+    @property
+    def teacher(self) -> Trained:
+        """What deltas are distilled from."""
+        return self.trained[TEACHER]
+
+    def __getitem__(self, name: str) -> Trained:
+        return self.trained[name]
+
+    def of_kind(self, kind: str) -> dict[str, Trained]:
+        """Those of one kind, by name."""
+        return {name: each for name, each in self.trained.items() if each.kind == kind}
+
+    def macs(self, name: str, *, period: int = 1) -> float:
+        """Average multiply-accumulates of a frame; the period counts for delta networks alone."""
+        return macs_per_frame(self.trained[name], self.setting.splits.frame_shape, period=period)
+
+
+def names_of(*, gammas: Sequence[float | int] = (2, 4, 8, 16), which: Which = "all") -> list[str]:
+    """Names of a study's networks, the teacher first.
+
+    "small", "low rank" and "features" cost as much as the delta network of gamma 4 does at the period named; "searched"
+    keeps full students to a budget; "as released" is trained by the published recipe.
+
+    Raises:
+        ValueError: `which` is neither "few" nor "all".
+    """
+    if which not in ("few", "all"):
+        raise ValueError(f"which is 'few' or 'all', got {which!r}")
+    if which == "few":
+        return [TEACHER, f"delta {GAMMA}", "small (period 4)", "low rank (period 4)"]
+    return [
+        TEACHER,
+        "small (period 4)",
+        "small (period 8)",
+        *(f"delta {gamma:g}" for gamma in gammas),
+        "low rank (period 4)",
+        "low rank (period 8)",
+        "features (period 4)",
+        "searched",
+        "as released",
+    ]
+
+
+def training_of(name: str, setting: Setting, teacher: nn.Module | None = None) -> Training:
+    """The training of a study's network by its name.
+
+    Args:
+        name: one of `names_of`, or "delta " and any gamma, or one with any other period.
+        setting: of the study.
+        teacher: trained; not needed for the teacher itself and for small networks.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+    kind, _, detail = name.partition(" (period ")
+    if name == TEACHER:
+        return teacher_training(setting)
+    if detail:
+        macs = delta_macs(setting, Config(gamma=GAMMA), period=int(detail.removesuffix(")")))
+        shape = setting.splits.frame_shape
+        if kind in ("small", "features"):
+            width = width_for(macs, setting.task, classes=setting.classes, frame_shape=shape)
+            return (
+                small_training(setting, width=width)
+                if kind == "small"
+                else feature_training(setting, teacher, width=width)
+            )
+        if kind == "low rank":
+            return low_rank_training(setting, teacher, gamma=gamma_for(macs, teacher, frame_shape=shape))
+    config = {"searched": Config(search=True, budget=BUDGET), "as released": Config.as_released()}.get(name)
+    if config is None and name.startswith("delta "):
+        config = Config(gamma=float(name.removeprefix("delta ")))
+    if config is None:
+        raise ValueError(f"a study has no network {name!r}; it has {', '.join(names_of())}")
+    return delta_training(setting, teacher, config=config)
+
+
+def train_study(
+    splits: DenseSplits | None = None,
+    *,
+    profile: str = "demo",
+    recipe: Recipe | None = None,
+    task: Task = SEGMENTATION,
+    seed: int = 0,
+    gammas: Sequence[float | int] = (2, 4, 8, 16),
+    which: Which = "few",
+    only: Sequence[str] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    runs_dir: str | os.PathLike | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Study:
+    """Trains all networks of a study that were never trained with these settings and data; loads the others.
+
+    Args:
+        splits: of `load_splits`; by default tabletop as the recipe wants it.
+        profile: "smoke", "demo" or "full": which of `RECIPES`.
+        recipe: in place of the profile's.
+        task: what is taught.
+        seed: of everything.
+        gammas: of the delta networks.
+        which: "few" for the teacher, one delta network, a small and a low-rank network; "all" for what `names_of` says.
+        only: names, in place of `which`; the teacher comes in any case.
+        device: where to train.
+        runs_dir: folder of all runs; by default in the cache.
+        workers: trainings at a time, of one thread each; by default one a core.
+        progress: shows progress bars.
+
+    Raises:
+        ValueError: a profile, `which` or a name that is none.
+    """
+    if recipe is None:
+        if profile not in RECIPES:
+            raise ValueError(f"profile is one of {', '.join(RECIPES)}, got {profile!r}")
+        recipe = RECIPES[profile]
+    names = names_of(gammas=gammas, which=which) if only is None else [TEACHER, *(n for n in only if n != TEACHER)]
+    splits = load_splits(recipe=recipe, workers=workers, progress=progress) if splits is None else splits
+    setting = Setting(splits, recipe, task, seed, device, None if runs_dir is None else os.fspath(runs_dir))
+    first = [name for name in names if name == TEACHER or name.startswith("small")]
+    _train(setting, first, None, workers=workers, progress=progress)
+    teacher = training_of(TEACHER, setting).train(progress=progress)
+    rest = [name for name in names if name not in first]
+    _train(setting, rest, teacher, workers=workers, progress=progress)
+    trained = {TEACHER: teacher}
+    for name in names[1:]:
+        trained[name] = training_of(name, setting, teacher.network).train(progress=progress)
+    return Study(setting, trained)
+
+
+def _train(
+    setting: Setting, names: Sequence[str], teacher: Trained | None, *, workers: int | None, progress: bool
+) -> None:
+    """In several processes; with one, trainings are done one after the other as they are asked for."""
+    network = None if teacher is None else teacher.network
+    missing = [name for name in names if not training_of(name, setting, network).done]
+    if workers == 1 or len(missing) < 2 or not setting.splits.source:
+        return
+    setup = {
+        "source": dict(setting.splits.source),
+        "recipe": asdict(setting.recipe),
+        "task": setting.task.name,
+        "seed": setting.seed,
+        "device": setting.device,
+        "runs_dir": setting.runs_dir,
+    }
+    work(
+        f"{__name__}:task", setup, {name: name for name in missing}, workers=workers, label="training", unit="network",
+        progress=progress,
+    )  # fmt: skip
+
+
+def task(setup: dict[str, Any]) -> Work:
+    """What a worker does: trains the network of a name."""
+    given = dict(setup["recipe"])
+    given |= {part: TrainConfig(**given[part]) for part in ("teacher", "student")}
+    given["size"] = None if given["size"] is None else tuple(given["size"])
+    setting = Setting(
+        splits_from(setup["source"], progress=False), Recipe(**given), TASKS[setup["task"]], setup["seed"],
+        setup["device"], setup["runs_dir"],
+    )  # fmt: skip
+
+    def train(_: str, name: str) -> str:
+        first = name == TEACHER or name.startswith("small")
+        teacher = None if first else training_of(TEACHER, setting).train(progress=False).network
+        return training_of(name, setting, teacher).train(progress=False).run.folder.name
+
+    return train
