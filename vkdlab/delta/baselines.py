@@ -23,7 +23,7 @@ from vkdlab import cost
 from vkdlab.data.dense_batches import DenseBatch
 from vkdlab.delta.convert import convert
 from vkdlab.delta.folding import replace_module
-from vkdlab.delta.layers import DeltaConv2d, Policy
+from vkdlab.delta.layers import DeltaConv2d, Policy, pair_macs, svd_rank
 from vkdlab.delta.tasks import Task, Truth
 
 
@@ -183,9 +183,7 @@ def macs_of(network: nn.Module, frame_shape: tuple[int, int, int]) -> int:
 
 
 def width_for(macs: float | int, task: Task, *, classes: int, frame_shape: tuple[int, int, int]) -> int:
-    """The smallest even width of a task's network that costs `macs` multiply-accumulates a frame or more.
-
-    Never less than asked for, so that nobody wins by comparing with a cheaper network.
+    """The smallest width of a task's network that costs `macs` multiply-accumulates a frame, or 1 % less, or more.
 
     Args:
         macs: what a frame may cost.
@@ -193,16 +191,19 @@ def width_for(macs: float | int, task: Task, *, classes: int, frame_shape: tuple
         classes: of the data set, the background included.
         frame_shape: (3, h, w).
     """
-    width = 2
-    while macs_of(task.network(width, classes), frame_shape) < macs:
-        width += 2
+    width = 1
+    while macs_of(task.network(width, classes), frame_shape) < 0.99 * macs:
+        width += 1
     return width
 
 
 def gamma_for(
     macs: float | int, model: nn.Module, *, frame_shape: tuple[int, int, int], policy: Policy = "out"
 ) -> float:
-    """The largest gamma, in steps of a twentieth, with which `low_rank` costs `macs` a frame or more; at least 1.
+    """The largest gamma, in steps of a twentieth, with which `low_rank` costs `macs` a frame, or 1 % less, or more.
+
+    It is at least 1: no low-rank network costs more than that one. It is less than the channels of any layer, as a
+    layer that is narrower than gamma keeps its rank.
 
     Args:
         macs: what a frame may cost.
@@ -210,16 +211,19 @@ def gamma_for(
         frame_shape: (3, h, w).
         policy: of the ranks.
     """
-    few, many = 20, 20 * 64
-    if macs_of(low_rank(model, gamma=many / 20, policy=policy), frame_shape) >= macs:
-        return many / 20
-    while many - few > 1:
-        middle = (few + many) // 2
-        if macs_of(low_rank(model, gamma=middle / 20, policy=policy), frame_shape) >= macs:
-            few = middle
-        else:
-            many = middle
-    return few / 20
+    network = convert(model, gamma=4, policy=policy)
+    costs, convs = network.costs(frame_shape), {name: layer.teacher for name, layer in network.layers.items()}
+    narrow = min(min(conv.in_channels if policy == "min" else 10**9, conv.out_channels) for conv in convs.values())
+
+    def expected(step: int) -> float:
+        shares = {name: pair_macs(conv, svd_rank(conv, gamma=step / 20, policy=policy)) for name, conv in convs.items()}
+        return costs.dense + sum(min(share, 1) * costs.layers[name].teacher for name, share in shares.items())
+
+    step = next((step for step in range(20 * narrow - 1, 20, -1) if expected(step) >= 0.99 * macs), 20)
+    # A layer that does not pay at gamma 4 may do so at a larger one, and is not among those that were counted.
+    while step > 20 and macs_of(low_rank(model, gamma=step / 20, policy=policy), frame_shape) < 0.99 * macs:
+        step -= 1
+    return step / 20
 
 
 def _flat(batch: DenseBatch) -> Float[Tensor, "n 3 h w"]:

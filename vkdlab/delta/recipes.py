@@ -56,9 +56,9 @@ RECIPES: Mapping[str, Recipe] = {
         profile="smoke",
     ),
     "demo": Recipe(
-        teacher=TrainConfig(epochs=4, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
+        teacher=TrainConfig(epochs=6, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
         student=TrainConfig(epochs=2, batch_size=4, lr=2e-3, num_threads=1, precision="bf16-mixed"),
-        teacher_samples=800,
+        teacher_samples=1000,
         student_samples=200,
         val_frames=120,
         size=(96, 72),

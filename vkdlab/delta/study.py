@@ -165,36 +165,31 @@ def train_study(
     splits = load_splits(recipe=recipe, workers=workers, progress=progress) if splits is None else splits
     setting = Setting(splits, recipe, task, seed, device, None if runs_dir is None else os.fspath(runs_dir))
     first = [name for name in names if name == TEACHER or name.startswith("small")]
-    _train(setting, first, None, workers=workers, progress=progress)
-    teacher = training_of(TEACHER, setting).train(progress=progress)
     rest = [name for name in names if name not in first]
-    _train(setting, rest, teacher, workers=workers, progress=progress)
-    trained = {TEACHER: teacher}
-    for name in names[1:]:
-        trained[name] = training_of(name, setting, teacher.network).train(progress=progress)
-    return Study(setting, trained)
+    trained = _train(setting, first, None, workers=workers, progress=progress)
+    trained |= _train(setting, rest, trained[TEACHER].network, workers=workers, progress=progress)
+    return Study(setting, {name: trained[name] for name in names})
 
 
 def _train(
-    setting: Setting, names: Sequence[str], teacher: Trained | None, *, workers: int | None, progress: bool
-) -> None:
-    """In several processes; with one, trainings are done one after the other as they are asked for."""
-    network = None if teacher is None else teacher.network
-    missing = [name for name in names if not training_of(name, setting, network).done]
-    if workers == 1 or len(missing) < 2 or not setting.splits.source:
-        return
-    setup = {
-        "source": dict(setting.splits.source),
-        "recipe": asdict(setting.recipe),
-        "task": setting.task.name,
-        "seed": setting.seed,
-        "device": setting.device,
-        "runs_dir": setting.runs_dir,
-    }
-    work(
-        f"{__name__}:task", setup, {name: name for name in missing}, workers=workers, label="training", unit="network",
-        progress=progress,
-    )  # fmt: skip
+    setting: Setting, names: Sequence[str], teacher: nn.Module | None, *, workers: int | None, progress: bool
+) -> dict[str, Trained]:
+    """Several at a time in processes of their own, or one after the other here."""
+    trainings = {name: training_of(name, setting, teacher) for name in names}
+    missing = {name: name for name, training in trainings.items() if not training.done}
+    if workers != 1 and len(missing) > 1 and setting.splits.source:
+        setup = {
+            "source": dict(setting.splits.source),
+            "recipe": asdict(setting.recipe),
+            "task": setting.task.name,
+            "seed": setting.seed,
+            "device": setting.device,
+            "runs_dir": setting.runs_dir,
+        }
+        work(
+            f"{__name__}:task", setup, missing, workers=workers, label="training", unit="network", progress=progress
+        )  # fmt: skip
+    return {name: training.train(progress=progress) for name, training in trainings.items()}
 
 
 def task(setup: dict[str, Any]) -> Work:
