@@ -16,12 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from vkdlab.data.dense_batches import Augmentation, Clips, TrainingFrames
+from vkdlab.data.dense_batches import Clips, TrainingFrames
 from vkdlab.delta.baselines import FeatureDistillation, PerFrame, low_rank, macs_of
 from vkdlab.delta.distill import Config, DeltaDistillation
 from vkdlab.delta.layers import Policy
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.recipes import DenseSplits, Recipe
+from vkdlab.delta.student_files import SETTINGS, save_student
 from vkdlab.delta.tasks import SEGMENTATION, Task
 from vkdlab.history import History
 from vkdlab.runs import Run, run_of, trained_once
@@ -93,7 +94,18 @@ class Training:
         if self.chosen:
             assert isinstance(network, DeltaNetwork)
             network.choose(**self.chosen)
+        if isinstance(method, DeltaDistillation) and not (run.folder / SETTINGS).is_file():
+            self._save_student(run, method, history)
         return Trained(self.kind, method, network, run, history, self.gamma)
+
+    def _save_student(self, run: Run, method: DeltaDistillation, history: History) -> None:
+        metric, dense = method.task.metric, self.data.train.dataset
+        save_student(
+            run.folder, method.student, task=method.task, dataset=dense, period=method.config.period,
+            metrics={metric: history.best[f"val/{metric}"]},
+            measured_on=f"clips of {CLIP} frames of the validation split of {dense.name}, first frame as key frame",
+            recipe={**asdict(method.config), **asdict(self.config)},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -249,8 +261,7 @@ def _training(
 ) -> Training:
     recipe, task, splits = setting.recipe, setting.task, setting.splits
     length = CLIP if kind == "delta" else 1
-    augmentation = Augmentation()
-    train = TrainingFrames(splits.train, gaps=gaps, augmentation=augmentation, samples=frames, boxes=task.boxes)
+    train = TrainingFrames(splits.train, gaps=gaps, samples=frames, boxes=task.boxes)
     stride = max(length, len(splits.val) * length // recipe.val_frames)
     val = Clips(splits.val, length=length, stride=stride, boxes=task.boxes)
     config = recipe.student if kind in ("delta", "low rank") else recipe.teacher
@@ -261,10 +272,6 @@ def _training(
         "kind": kind,
         "task": task.name,
         "classes": list(splits.train.classes),
-        "augmentation": asdict(augmentation),
-        "samples": frames,
-        "gaps": gaps,
-        "clips": [length, stride],
         **about,
     }
     name = f"delta-{task.name}-{kind.replace(' ', '-')}"
