@@ -81,6 +81,27 @@ def test_seconds_that_were_written_by_hand_count_also_after_frames_were_moved_be
     assert from_fiftyone(shown).queries[1:] == predictions.dataset.queries[1:]
 
 
+def test_an_answer_that_was_moved_onto_the_frames_of_the_truth_takes_their_time(predictions, shown):
+    sample = shown.first()
+    truth = sample.gt.detections[0]
+    answer = next(each for each in sample.student.detections if each.query_id == truth.query_id)
+    assert answer.support[0] != truth.support[0]
+    assert answer.support[1] != truth.support[1]
+    first, last = answer.support = list(truth.support)
+    sample.save()
+    moved = from_fiftyone(shown, field="student").queries[0]
+    assert (moved.id, moved.start_s, moved.end_s) == (truth.query_id, (first - 1) / 12.5, last / 12.5)
+
+
+def test_facts_of_the_whole_data_set_follow_also_when_a_view_is_given(predictions, shown):
+    for sample in shown:
+        moment = sample.gt.detections[0]
+        moment.start_s, moment.end_s = 0.0, sample.duration_s
+        sample.save()
+    rescore(shown.limit(1))
+    assert [sample.gt.detections[0].length_s for sample in shown] == [sample.duration_s for sample in shown]
+
+
 def test_sentences_deletions_and_additions_come_back(fo, predictions, shown):
     before = predictions.dataset.queries
     sample = shown.first()

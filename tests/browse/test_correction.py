@@ -108,12 +108,73 @@ def test_a_wrong_correction_is_told_and_changes_nothing(shown, predictions, give
     assert _detections(shown, query)["gt"].to_dict() == before
 
 
-def test_a_moment_that_a_person_drew_is_no_hindrance(shown, predictions, fo):
+def test_a_moment_that_a_person_drew_is_no_hindrance_and_is_corrected_as_well(shown, predictions, fo):
     query = predictions.dataset.queries[0]
     sample = labelled(shown).match({"video_id": query.video}).first()
     sample = shown[sample.id]
     sample.gt.detections.append(fo.TemporalDetection(label="drawn", support=[1, 4]))
     sample.save()
+    drawn = f"{query.video}-new-{sample.gt.detections[-1].id}"
+    assert (moments_of(shown, [drawn])[drawn].start_s, moments_of(shown, [drawn])[drawn].end_s) == (0, 4 / 12.5)
     assert correct_moment(shown, query.id, start_s=0.125).start_s == 0.125
     delete_query(shown, query.id)
     assert "drawn" in [each.label for each in shown[sample.id].gt.detections]
+    assert correct_moment(shown, drawn, end_s=0.5).end_s == 0.5
+    assert (from_fiftyone(shown).queries[-1].id, from_fiftyone(shown).queries[-1].end_s) == (drawn, 0.5)
+    delete_query(shown, drawn)
+    assert "drawn" not in [each.label for each in shown[sample.id].gt.detections]
+
+
+def test_frames_that_were_moved_before_stay_moved_when_the_sentence_alone_is_corrected(shown, predictions):
+    query = predictions.dataset.queries[0]
+    sample = shown.match({"video_id": query.video}).first()
+    moment = next(each for each in sample.gt.detections if each.query_id == query.id)
+    first, last = moment.support
+    moment.support = [first + 5, last + 5]
+    sample.save()
+    after = correct_moment(shown, query.id, sentence="moved and reworded")
+    assert (after.start_s, after.end_s) == pytest.approx(((first + 4) / 12.5, (last + 5) / 12.5))
+    changed = from_fiftyone(shown).queries[0]
+    assert (changed.start_s, changed.end_s, changed.sentence) == (after.start_s, after.end_s, "moved and reworded")
+
+
+def test_what_was_changed_elsewhere_meanwhile_stays_and_the_right_moment_is_corrected(shown, predictions):
+    one, two, three = [query for query in predictions.dataset.queries if query.video == "smoke-test-0000"][:3]
+    held = shown.first()
+    assert held.gt.detections[0].query_id == one.id
+    # As the App's server would, which is another process: the sample that is held here is not told.
+    shown._sample_collection.update_one({"video_id": one.video}, {"$pop": {"gt.detections": -1}})
+    correct_moment(shown, two.id, sentence="the second one")
+    sentences = {query.id: query.sentence for query in from_fiftyone(shown).queries}
+    assert one.id not in sentences
+    assert (sentences[two.id], sentences[three.id]) == ("the second one", three.sentence)
+    assert held.gt.detections[0].label == "the second one", "what is held follows"
+    shown._sample_collection.update_one({"video_id": one.video}, {"$set": {"gt.detections.1.label": "by the App"}})
+    delete_query(shown, two.id)
+    assert {query.id: query.sentence for query in from_fiftyone(shown).queries}[three.id] == "by the App"
+
+
+def test_a_moment_that_is_none_is_told_as_it_is_and_can_be_mended(shown, predictions):
+    query = predictions.dataset.queries[0]
+    sample = shown.match({"video_id": query.video}).first()
+    sample.gt.detections[0].start_s, sample.gt.detections[0].label = query.end_s + 1, None
+    sample.save()
+    broken = moments_of(shown, [query.id])[query.id]
+    assert (broken.start_s, broken.end_s, broken.sentence) == (query.end_s + 1, query.end_s, "")
+    with pytest.raises(ValueError, match="a query's sentence is not empty"):
+        correct_moment(shown, query.id, start_s=0.5)
+    correct_moment(shown, query.id, start_s=query.start_s, sentence=query.sentence)
+    assert from_fiftyone(shown).queries == predictions.dataset.queries
+
+
+def test_of_two_copies_of_a_moment_the_one_that_is_named_is_deleted(shown, predictions):
+    query = predictions.dataset.queries[0]
+    sample = shown.first()
+    copy = sample.gt.detections[0].copy()
+    copy.support = [1, 2]
+    sample.gt.detections.append(copy)
+    sample["label"] = None
+    sample.save()
+    delete_query(shown, query.id)
+    assert query.sentence in [each.sentence for each in from_fiftyone(shown).queries if each.end_s == 2 / 12.5]
+    assert not {each.query_id for each in sample.student.detections} & {query.id}

@@ -218,6 +218,20 @@ def test_the_form_of_a_correction_offers_the_queries_of_the_open_video(kept):
     assert _form("correct_moment", kept, selected_labels=[label])["query"]["type"]["values"] == [third.query_id]
 
 
+def test_the_form_of_a_correction_offers_a_moment_that_was_drawn_just_now(shown, fo):
+    one = labelled(shown).first()
+    drawn = fo.TemporalDetection(label="drawn", support=[1, 4])
+    one.gt.detections.append(drawn)
+    one.save()
+    label = {"label_id": drawn.id, "sample_id": one.id, "field": "gt"}
+    form = _form("correct_moment", shown, selected_labels=[label])
+    assert form["query"]["view"]["choices"][0]["label"].startswith("drawn (0 to 0.32 s of ")
+    params = {"query": form["query"]["default"], "action": "correct", "end_s": 0.5}
+    assert _run("correct_moment", shown, params, selected_labels=[label])["message"].startswith(
+        "Corrected: drawn (0 to 0.5 s of "
+    )
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_data_set_of_somebody_else_and_an_empty_view_are_told_in_the_form(kept, operator, name, fo):
     other = fo.Dataset(name)

@@ -5,14 +5,15 @@ A query is taken out with all its answers: else they would count against a sente
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vkdlab.browse import database
-from vkdlab.browse.documents import GT, about, labelled
+from vkdlab.browse.documents import GT, KEPT, about, labelled, take_out, write_truth
 from vkdlab.browse.frames import support
-from vkdlab.browse.from_fiftyone import rescore
+from vkdlab.browse.from_fiftyone import rescore, rows_of, seconds_of
 from vkdlab.data.datasets import moment_error
 
 if TYPE_CHECKING:
@@ -65,23 +66,19 @@ class Moment:
         return after
 
 
+@database.explained()
 def moments_of(dataset: fiftyone.Dataset, queries: Iterable[str]) -> dict[str, Moment]:
-    """The true moments of some queries, by query id, in the data set's order; unknown ids are left out.
+    """The true moments of some queries as they now stand, by query id, in the data set's order.
+
+    Unknown ids are left out. A moment that is none is told as it is, so that it can be corrected.
 
     Raises:
         ValueError: the data set was not made by `to_fiftyone`.
     """
-    about(dataset)
-    view = labelled(dataset).filter_labels(GT, database.fiftyone().ViewField("query_id").is_in(list(queries)))
-    names = ("query_id", "label", "start_s", "end_s")
-    rows = zip(*view.values(["video_id", "duration_s", *(f"{GT}.detections.{name}" for name in names)]), strict=True)
-    return {
-        query: Moment(query, sentence, start_s, end_s, video, duration_s)
-        for video, duration_s, *parts in rows
-        for query, sentence, start_s, end_s in zip(*parts, strict=True)
-    }
+    return {query: moment for query, (moment, _, _) in _found(dataset, queries).items()}
 
 
+@database.explained()
 def correct_moment(
     dataset: fiftyone.Dataset,
     query: str,
@@ -107,17 +104,16 @@ def correct_moment(
             empty, or nothing would change, and the data set is as before. Or another moment of the data set is none:
             then the correction is kept, and facts follow by `rescore` once that one is mended.
     """
-    before, sample = _found(dataset, query)
+    before, row, label = _one(dataset, query)
     after = before.corrected(start_s=start_s, end_s=end_s, sentence=sentence)
-    count = sample.metadata.total_frame_count
-    truth = next(each for each in sample[GT].detections if _query(each) == query)
-    truth["start_s"], truth["end_s"], truth.label = after.start_s, after.end_s, after.sentence
-    truth.support = support(after.start_s, after.end_s, rate=count / after.duration_s, count=count)
-    sample.save()
+    frames = support(after.start_s, after.end_s, rate=row[KEPT]["rate"], count=row[KEPT]["count"])
+    fields = {"start_s": after.start_s, "end_s": after.end_s, "support": frames, "label": after.sentence}
+    write_truth(dataset, row["id"], label, fields)
     rescore(dataset)
     return after
 
 
+@database.explained()
 def delete_query(dataset: fiftyone.Dataset, query: str) -> Moment:
     """Takes a query out of the data set, its true moment and all answers to it, and brings the facts up to date.
 
@@ -129,24 +125,34 @@ def delete_query(dataset: fiftyone.Dataset, query: str) -> Moment:
         The moment as it was.
 
     Raises:
-        ValueError: there is no such query.
+        ValueError: there is no such query. Or another moment of the data set is none: the query is gone all the same,
+            and facts follow by `rescore` once that one is mended.
     """
-    before, sample = _found(dataset, query)
-    for field in (GT, *about(dataset)["sources"]):
-        if sample[field] is not None:
-            sample[field].detections = [each for each in sample[field].detections if _query(each) != query]
-    sample.save()
+    before, row, label = _one(dataset, query)
+    take_out(dataset, row["id"], label, query)
     rescore(dataset)
     return before
 
 
-def _found(dataset: fiftyone.Dataset, query: str) -> tuple[Moment, fiftyone.Sample]:
-    moment = moments_of(dataset, [query]).get(query)
-    if moment is None:
+def _one(dataset: fiftyone.Dataset, query: str) -> tuple[Moment, Mapping[str, Any], str]:
+    if (found := _found(dataset, [query]).get(query)) is None:
         raise ValueError(f"the data set {dataset.name!r} has no query {query!r}: it may have been deleted")
-    in_video = database.fiftyone().ViewField("video_id") == moment.video
-    return moment, dataset[labelled(dataset).match(in_video).first().id]
+    return found
 
 
-def _query(detection: fiftyone.TemporalDetection) -> str | None:
-    return detection["query_id"] if detection.has_field("query_id") else None
+def _found(dataset: fiftyone.Dataset, queries: Iterable[str]) -> dict[str, tuple[Moment, Mapping[str, Any], str]]:
+    """Query id to its moment, what is told of its video (see `rows_of`), and its detection's id."""
+    about(dataset)
+    wanted, found = set(queries), {}
+    for row in rows_of(labelled(dataset), GT):
+        kept, before = row[KEPT], {query["id"]: query for query in row[KEPT]["queries"]}
+        for query, moment in row["moments"].items():
+            if query not in wanted:
+                continue
+            try:
+                ends = seconds_of(moment, kept, before.get(query))
+            except ValueError:
+                ends = (math.nan if each is None else each for each in (moment["start_s"], moment["end_s"]))
+            told = Moment(query, moment["label"] or "", *ends, row["video_id"], kept["duration_s"])
+            found[query] = (told, row, moment["id"])
+    return found

@@ -250,6 +250,39 @@ def update(dataset: fiftyone.Dataset, predictions: Predictions, *, new: str = ""
     dataset.reload()
 
 
+def write_truth(dataset: fiftyone.Dataset, sample: str, label: str, fields: Mapping[str, Any]) -> None:
+    """Writes fields of one true moment, which is found by its id: others of the video may have come or gone meanwhile.
+
+    Args:
+        dataset: of `to_fiftyone`.
+        sample: id of the sample.
+        label: id of the detection.
+        fields: what is written.
+    """
+    changed = {f"{GT}.detections.$[moment].{name}": value for name, value in fields.items()}
+    dataset._sample_collection.update_one(
+        {"_id": as_id(sample)},
+        {"$set": changed | now("last_modified_at")},
+        array_filters=[{"moment._id": as_id(label)}],
+    )
+    dataset.reload()
+
+
+def take_out(dataset: fiftyone.Dataset, sample: str, label: str, query: str) -> None:
+    """Takes out one true moment, and all answers to its query.
+
+    Args:
+        dataset: of `to_fiftyone`.
+        sample: id of the sample.
+        label: id of the true moment.
+        query: id of the query.
+    """
+    answers = {f"{source}.detections": {"query_id": query} for source in about(dataset)["sources"]}
+    gone = {f"{GT}.detections": {"_id": as_id(label)}} | answers
+    dataset._sample_collection.update_one({"_id": as_id(sample)}, {"$pull": gone, "$set": now("last_modified_at")})
+    dataset.reload()
+
+
 def query_ids(video: str, moments: Iterable[tuple[Any, str | None]]) -> list[str]:
     """The ids of the queries whose moments these are; a moment that a person added is a query of its own.
 
@@ -327,6 +360,13 @@ def new_id() -> Any:
     from bson import ObjectId  # comes with FiftyOne
 
     return ObjectId()
+
+
+def as_id(text: str) -> Any:
+    """The id of a document, as the database keeps it, of its text."""
+    from bson import ObjectId  # comes with FiftyOne
+
+    return ObjectId(text)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vkdlab.browse import database
-from vkdlab.browse.documents import GT, KEPT, about, labelled, query_ids, update
+from vkdlab.browse.documents import GT, KEPT, about, as_id, labelled, query_ids, update
 from vkdlab.browse.frames import seconds, support
 from vkdlab.data import Action, Dataset, Query, Question, Video
 from vkdlab.data.datasets import moment_error
@@ -50,7 +50,7 @@ def from_fiftyone(dataset: fiftyone.core.collections.SampleCollection, *, field:
         data = about(root)["data"]
         if field not in (GT, *about(root)["sources"]):
             raise ValueError(f"{root.name!r} has no moments {field!r}, it has gt, {', '.join(about(root)['sources'])}")
-        rows = _rows(_samples(dataset, field), field)
+        rows = rows_of(_samples(dataset, field), field)
     videos, problems = {}, []
     queries: list[tuple[int, Query]] = []
     told: dict[str, list] = {"actions": [], "questions": []}
@@ -58,9 +58,10 @@ def from_fiftyone(dataset: fiftyone.core.collections.SampleCollection, *, field:
         kept = row[KEPT]
         videos[row["video_id"]] = Video(row["video_id"], Path(row["filepath"]), kept["duration_s"], kept["group"])
         before = {query["id"]: query for query in kept["queries"]}
-        for id_, moment in zip(query_ids(row["video_id"], _named(row)), row["moments"], strict=True):
+        for id_, moment in row["moments"].items():
             try:
-                query = _query(id_, row["video_id"], moment, kept, before.get(id_))
+                # What is known of a query is its truth, which tells nothing of how an answer to it was moved.
+                query = _query(id_, row["video_id"], moment, kept, before.get(id_) if field == GT else None)
                 queries.append((before[id_]["row"] if id_ in before else 1 << 40, query))
             except ValueError as error:
                 problems.append(f"{row['video_id']}, {moment['label']!r}: {error}")
@@ -127,7 +128,7 @@ def predictions_of(dataset: fiftyone.core.collections.SampleCollection) -> Predi
 
 
 def rescore(dataset: fiftyone.Dataset) -> None:
-    """Brings a data set up to date with the corrections made in it.
+    """Brings a data set, the whole one also where a view is given, up to date with the corrections made in it.
 
     Every moment's facts are reckoned anew from the truth as it now stands. Of true moments, seconds follow frames that
     were moved, new ones are given ids, and answers show the corrected sentences.
@@ -136,26 +137,23 @@ def rescore(dataset: fiftyone.Dataset) -> None:
         ValueError: see `from_fiftyone`; nothing was written.
     """
     with database.explained():
-        update(dataset, predictions_of(dataset))
+        update(dataset._root_dataset, predictions_of(dataset._root_dataset))
 
 
-def _samples(view: fiftyone.core.collections.SampleCollection, field: str):
-    """The videos of a view, with those moments that count."""
-    if not view._is_clips:
-        return labelled(view)
-    fo, clips_of, root = database.fiftyone(), view._classification_field, labelled(view._root_dataset)
-    samples = root.select(list(dict.fromkeys(view.values("sample_id"))), ordered=True)
-    if clips_of is None:
-        return samples
-    labels, queries = view.values([f"{clips_of}.id", f"{clips_of}.query_id"])
-    shown = fo.ViewField("query_id").is_in([query for query in queries if query])
-    if clips_of == field:
-        shown |= fo.ViewField("_id").is_in([_object_id(label) for label in labels])
-    return samples.filter_labels(field, shown, only_matches=False)
+def rows_of(view: fiftyone.core.collections.SampleCollection, field: str) -> list[dict[str, Any]]:
+    """What samples tell of a field's moments: a dict a video.
 
+    Args:
+        view: samples that carry the labels.
+        field: "gt" or a source.
 
-def _rows(view, field: str) -> list[dict[str, Any]]:
-    names = ("video_id", "filepath", KEPT)
+    Returns:
+        `id`, `video_id`, `filepath` and `vkdlab` of every sample, and `moments`: query id to what the detection says.
+
+    Raises:
+        ValueError: a sample was not written by `to_fiftyone`.
+    """
+    names = ("id", "video_id", "filepath", KEPT)
     columns = view.values([*names, *(f"{field}.detections.{name}" for name in LABEL)])
     rows = []
     for values in zip(*columns, strict=True):
@@ -165,48 +163,30 @@ def _rows(view, field: str) -> list[dict[str, Any]]:
                 f"{row['filepath']} was not written by to_fiftyone: add it to the data set that is shown, or delete it "
                 "in the App"
             )
-        moments = zip(*(each or [] for each in values[len(names) :]), strict=True)
-        row["moments"] = [dict(zip(LABEL, each, strict=True)) for each in moments]
+        details = (each or [] for each in values[len(names) :])
+        moments = [dict(zip(LABEL, each, strict=True)) for each in zip(*details, strict=True)]
+        named = [(moment["id"], moment["query_id"]) for moment in moments]
+        row["moments"] = dict(zip(query_ids(row["video_id"], named), moments, strict=True))
         rows.append(row)
     return rows
 
 
-def _named(row: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-    return [(moment["id"], moment["query_id"]) for moment in row["moments"]]
-
-
-def _query(
-    id_: str, video: str, moment: Mapping[str, Any], kept: Mapping[str, Any], before: Mapping[str, Any] | None
-) -> Query:
-    """One query of a detection; `before` is what was known of it when it was last read.
-
-    Raises:
-        ValueError: the detection has no sentence, or no moment within the video.
-    """
-    sentence = (moment["label"] or "").strip() and moment["label"]
-    if not sentence:
-        raise ValueError("it has no sentence; write what it shows as its label")
-    start_s, end_s = _moment(moment, kept, before)
-    if reason := moment_error(start_s, end_s, kept["duration_s"]):
-        raise ValueError(reason)
-    windows = [tuple(window) for window in (before or {}).get("windows_s", [])]
-    if windows and before["sentence"] != sentence:
-        windows = []  # they were moments of another sentence
-    was = before and (before["start_s"], before["end_s"])
-    return Query(
-        id=id_,
-        video=video,
-        sentence=sentence,
-        start_s=start_s,
-        end_s=end_s,
-        kind=moment["kind"] or "",
-        windows_s=tuple((start_s, end_s) if window == was else window for window in windows),
-    )
-
-
-def _moment(
+def seconds_of(
     moment: Mapping[str, Any], kept: Mapping[str, Any], before: Mapping[str, Any] | None
 ) -> tuple[float, float]:
+    """When a detection's moment is, whether its frames were moved or its seconds written.
+
+    Args:
+        moment: what `rows_of` tells of it.
+        kept: what it tells of the sample, as `vkdlab`.
+        before: what was known of the query when it was last read; None of an answer, and of what is new.
+
+    Returns:
+        Start and end, seconds.
+
+    Raises:
+        ValueError: frames or seconds lie outside the video, or end before they start.
+    """
     timeline = {"rate": kept["rate"], "count": kept["count"]}
     frames, exact = moment["support"], (moment["start_s"], moment["end_s"])
     if frames is None or not 1 <= frames[0] <= frames[1] <= kept["count"]:
@@ -224,15 +204,53 @@ def _moment(
     )
 
 
+def _samples(view: fiftyone.core.collections.SampleCollection, field: str):
+    """The videos of a view, with those moments that count."""
+    if not view._is_clips:
+        return labelled(view)
+    fo, clips_of, root = database.fiftyone(), view._classification_field, labelled(view._root_dataset)
+    samples = root.select(list(dict.fromkeys(view.values("sample_id"))), ordered=True)
+    if clips_of is None:
+        return samples
+    labels, queries = view.values([f"{clips_of}.id", f"{clips_of}.query_id"])
+    shown = fo.ViewField("query_id").is_in([query for query in queries if query])
+    if clips_of == field:
+        shown |= fo.ViewField("_id").is_in([as_id(label) for label in labels])
+    return samples.filter_labels(field, shown, only_matches=False)
+
+
+def _query(
+    id_: str, video: str, moment: Mapping[str, Any], kept: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> Query:
+    """One query of a detection; `before` is what was known of it when it was last read.
+
+    Raises:
+        ValueError: the detection has no sentence, or no moment within the video.
+    """
+    sentence = (moment["label"] or "").strip() and moment["label"]
+    if not sentence:
+        raise ValueError("it has no sentence; write what it shows as its label")
+    start_s, end_s = seconds_of(moment, kept, before)
+    if reason := moment_error(start_s, end_s, kept["duration_s"]):
+        raise ValueError(reason)
+    windows = [tuple(window) for window in (before or {}).get("windows_s", [])]
+    if windows and before["sentence"] != sentence:
+        windows = []  # they were moments of another sentence
+    was = before and (before["start_s"], before["end_s"])
+    return Query(
+        id=id_,
+        video=video,
+        sentence=sentence,
+        start_s=start_s,
+        end_s=end_s,
+        kind=moment["kind"] or "",
+        windows_s=tuple((start_s, end_s) if window == was else window for window in windows),
+    )
+
+
 def _ordered(rows: list[tuple[int, Any]]) -> tuple:
     return tuple(each for _, each in sorted(rows, key=lambda row: row[0]))
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name != "row"}
-
-
-def _object_id(label: str):
-    from bson import ObjectId  # comes with FiftyOne
-
-    return ObjectId(label)
