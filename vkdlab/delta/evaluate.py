@@ -85,6 +85,10 @@ class Followed:
     """The task's metric of each frame alone, 0..1; not-a-number where there are no labels."""
     teacher_values: tuple[float, ...]
     """The teacher's."""
+    cuts: tuple[int, ...]
+    """Places of the frames that do not follow the one before."""
+    metric: str
+    """Name of the task's metric; empty where there is none."""
     period: int
     """Frames from one key frame to the next."""
     threshold: float | None
@@ -275,6 +279,12 @@ def follow(
                 rows[name].append(float("nan") if task is None else task.measure(output, dense, [i]).value)
     return Followed(
         tuple(frames),
+        cuts=tuple(
+            place
+            for place in range(1, len(frames))
+            if frames[place] != frames[place - 1] + 1 or frames[place] == dense.sequence_of(frames[place]).first
+        ),
+        metric=task.metric if task else "",
         period=period,
         threshold=None if threshold is None else float(threshold),
         **{name: tuple(values) for name, values in rows.items()},
