@@ -93,6 +93,16 @@ def test_an_answer_that_was_moved_onto_the_frames_of_the_truth_takes_their_time(
     assert (moved.id, moved.start_s, moved.end_s) == (truth.query_id, (first - 1) / 12.5, last / 12.5)
 
 
+def test_answers_tell_nothing_any_more_once_all_queries_are_gone(shown):
+    assert all(moment.iou is not None for moment in moments(shown, "student"))
+    for sample in shown:
+        sample.gt.detections = []
+        sample.save()
+    rescore(shown)
+    assert len(moments(shown, "student")) > 0
+    assert all(moment.iou is None and moment.best_teacher is None for moment in moments(shown, "student"))
+
+
 def test_facts_of_the_whole_data_set_follow_also_when_a_view_is_given(predictions, shown):
     for sample in shown:
         moment = sample.gt.detections[0]

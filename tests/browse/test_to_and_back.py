@@ -9,7 +9,7 @@ import pytest
 from tests.browse.test_frames import on_screen
 from vkdlab.browse.facts import detection_facts, facts
 from vkdlab.browse.from_fiftyone import from_fiftyone, predictions_of
-from vkdlab.browse.to_fiftyone import add_source, to_fiftyone
+from vkdlab.browse.to_fiftyone import OF_FRAMES, OF_SAMPLES, add_source, to_fiftyone
 from vkdlab.data import FrameReader
 from vkdlab.predictions import Predictions
 from vkdlab.runs import Run
@@ -238,6 +238,24 @@ def test_renderings_are_slices_beside_the_videos_that_carry_the_labels(predictio
 def test_renderings_of_nothing_are_refused(predictions, name, renderings, message):
     with pytest.raises(ValueError, match=message):
         to_fiftyone(predictions, name=name, renderings=renderings, progress=False)
+
+
+@pytest.mark.parametrize("taken", ["split", "id", "vkdlab", "frames"])
+def test_a_source_or_score_that_is_called_like_another_field_is_refused(fo, predictions, name, taken):
+    answers = Predictions(name="n", dataset=predictions.dataset, moments_s={taken: predictions.truth_s})
+    with pytest.raises(ValueError, match=f"the source '{taken}' is called what FiftyOne calls another field"):
+        to_fiftyone(answers, name=name, progress=False)
+    assert not fo.dataset_exists(name)
+
+
+def test_every_field_that_fiftyone_has_by_itself_is_known_as_taken(fo, name, predictions):
+    bare = fo.Dataset(name)
+    bare.media_type = "video"
+    assert set(bare.get_field_schema()) | {"frames"} <= OF_SAMPLES
+    assert set(bare.get_frame_field_schema()) == OF_FRAMES
+    score = {"frame_number": predictions.scores["relevance"]}
+    with pytest.raises(ValueError, match="the score 'frame_number' is called what FiftyOne calls another field"):
+        to_fiftyone(replace(predictions, scores=score), name=f"{name}_score", progress=False)
 
 
 def test_a_sample_or_field_of_somebody_else_is_refused(fo, shown):

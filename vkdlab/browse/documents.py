@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vkdlab.browse import database
-from vkdlab.browse.facts import detection_facts, facts
+from vkdlab.browse.facts import detection_facts, fact_names, facts
 from vkdlab.browse.frames import frame_at, support
 from vkdlab.data import FrameReader, Query
 from vkdlab.predictions import Predictions
@@ -224,6 +224,7 @@ def update(dataset: fiftyone.Dataset, predictions: Predictions, *, new: str = ""
     table = facts(predictions)
     sources = (GT, *predictions.moments_s)
     known = {source: dict(zip(table.index, detection_facts(table, source), strict=True)) for source in sources}
+    nothing = {source: dict.fromkeys(fact_names(table, source)) for source in sources}
     queries = {query.id: query for query in predictions.dataset.queries}
     samples = list(dataset._sample_collection.find({KEPT: {"$exists": True}}, [*sources, KEPT, "video_id"]))
     timelines = {each["video_id"]: Timeline(each[KEPT]["rate"], each[KEPT]["count"]) for each in samples}
@@ -242,7 +243,7 @@ def update(dataset: fiftyone.Dataset, predictions: Predictions, *, new: str = ""
                     if source == GT:
                         moment |= moment_fields(query, query.start_s, query.end_s, timeline=timelines[video])
                 else:
-                    moment |= dict.fromkeys(fact_names(table, source))
+                    moment |= nothing[source]
             changed[source] = field_document(moments)
         changes.append(UpdateOne({"_id": sample["_id"]}, {"$set": changed}))
     for first in range(0, len(changes), BATCH):
@@ -294,11 +295,6 @@ def query_ids(video: str, moments: Iterable[tuple[Any, str | None]]) -> list[str
     for label, query in moments:
         found.append(query if query and query not in found else f"{video}-new-{label}")
     return found
-
-
-def fact_names(table: pd.DataFrame, source: str) -> list[str]:
-    """What `detection_facts` tells of a source's moments."""
-    return list(detection_facts(table.head(1), source)[0]) if len(table) else []
 
 
 def about(dataset: fiftyone.Dataset) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 import torch
 from tqdm.auto import tqdm
@@ -36,6 +35,7 @@ from vkdlab.predictions import Predictions
 
 if TYPE_CHECKING:
     import fiftyone
+    import pandas as pd
 
 IOU = 0.5
 SWEEP = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -65,6 +65,8 @@ def evaluate(dataset: fiftyone.Dataset, *, sources: Sequence[str] | None = None,
     Raises:
         ValueError: there is no such source, or a moment is none; see `from_fiftyone`.
     """
+    import pandas as pd  # half a second that an import of the package does without
+
     with database.explained():
         known = about(dataset)["sources"]
         sources = known if sources is None else list(sources)
@@ -87,6 +89,8 @@ def measure(predictions: Predictions) -> pd.DataFrame:
     Returns:
         As `evaluate`, without FiftyOne's columns.
     """
+    import pandas as pd  # half a second that an import of the package does without
+
     found = {source: _ours(predictions, source) for source in predictions.moments_s}
     return pd.DataFrame.from_dict(found, orient="index", columns=list(OURS)).rename_axis("source")
 
@@ -107,6 +111,8 @@ def difference(dataset: fiftyone.Dataset, source: str = "student") -> pd.DataFra
     Raises:
         ValueError: there is no such source, nothing to evaluate, an answer without confidence, or a moment is none.
     """
+    import pandas as pd  # half a second that an import of the package does without
+
     with database.explained():
         _check(dataset, source, about(dataset)["sources"])
         exact = _ours(predictions_of(dataset), source)[f"R1@{IOU}"]

@@ -98,22 +98,36 @@ def detection_facts(table: pd.DataFrame, source: str) -> list[dict[str, object]]
         source: a source, or `"gt"`, which has no facts of its own.
 
     Returns:
-        A dict per row of the table; None where a fact is not known. A fact that is no column of the table is left out.
+        A dict per row of the table, of `fact_names`; None where a fact is not known.
 
     Raises:
         ValueError: the table has no such source.
     """
-    if source != "gt" and f"{source}_iou" not in table:
-        raise ValueError(f"the table has no source {source!r}, its sources are {', '.join(sources(table)) or 'none'}")
-    own = {} if source == "gt" else {fact: f"{source}_{fact}" for fact in (*ANSWER, *WEIGHTS)}
-    columns = {fact: name for fact, name in (own | {name: name for name in QUERY}).items() if name in table}
+    columns = _columns(table, source)
     plain = [_plain(table[name]) for name in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
+
+
+def fact_names(table: pd.DataFrame, source: str) -> list[str]:
+    """The facts that detections of `source` carry; one that is no column of the table is left out.
+
+    Raises:
+        ValueError: the table has no such source.
+    """
+    return list(_columns(table, source))
 
 
 def sources(table: pd.DataFrame) -> tuple[str, ...]:
     """The sources that the table tells of, in its order."""
     return tuple(name.removesuffix("_start_error_s") for name in table if name.endswith("_start_error_s"))
+
+
+def _columns(table: pd.DataFrame, source: str) -> dict[str, str]:
+    """Fact to the column that tells it."""
+    if source != "gt" and f"{source}_iou" not in table:
+        raise ValueError(f"the table has no source {source!r}, its sources are {', '.join(sources(table)) or 'none'}")
+    own = {} if source == "gt" else {fact: f"{source}_{fact}" for fact in (*ANSWER, *WEIGHTS)}
+    return {fact: name for fact, name in (own | {name: name for name in QUERY}).items() if name in table}
 
 
 def iou_s(a_s: Float[np.ndarray, "n 2"], b_s: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:

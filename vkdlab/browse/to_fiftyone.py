@@ -21,8 +21,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vkdlab.browse import database, documents
-from vkdlab.browse.documents import BATCH, FORMAT, GROUP, GT, KEPT, RGB, Media, fact_names, update
-from vkdlab.browse.facts import facts
+from vkdlab.browse.documents import BATCH, FORMAT, GROUP, GT, KEPT, RGB, Media, update
+from vkdlab.browse.facts import fact_names, facts
 from vkdlab.browse.from_fiftyone import predictions_of
 from vkdlab.data import Dataset, VideoError
 from vkdlab.data.feature_store import first_of
@@ -31,6 +31,25 @@ from vkdlab.runs import Run
 
 if TYPE_CHECKING:
     import fiftyone
+
+OF_FRAMES = frozenset({"id", "frame_number", "created_at", "last_modified_at"})
+"""Fields of every frame; no score is called so."""
+OF_SAMPLES = frozenset(
+    {
+        "id",
+        "filepath",
+        "tags",
+        "metadata",
+        "created_at",
+        "last_modified_at",
+        "frames",
+        "video_id",
+        "split",
+        "duration_s",
+    }
+    | {GROUP, KEPT}
+)
+"""Fields of every sample; no source is called so."""
 
 
 def to_fiftyone(
@@ -50,7 +69,7 @@ def to_fiftyone(
         shown: answers; a run, whose `predictions.json` is read; or a data set, of which the truth alone is shown.
         name: the data set's name in FiftyOne; by default the run's folder's, the answers', or the data set's with its
             split and profile.
-        overwrite: whether a data set of this name that holds something else gives way, with all that was done in it.
+        overwrite: whether a data set of this name gives way whatever it holds, with all that was done in it.
         renderings: other pictures of the same videos, such as flow: video files by video id by the rendering's name.
             The data set is then one of groups, whose slice "rgb" carries the labels.
         progress: show bars.
@@ -61,11 +80,13 @@ def to_fiftyone(
         `end_s`, `query_id`, and the facts. Frame scores are fields of those frames that have one.
 
     Raises:
-        ValueError: videos have no file or cannot be read, or the name is taken by something else.
+        ValueError: videos have no file or cannot be read, the name is taken by something else, or a source or score is
+            called what FiftyOne or vkdlab calls another field.
         FileNotFoundError: the run has no predictions.
         BrowseUnavailable, BrowseError: see `vkdlab.browse.database`.
     """
     predictions, name = _predictions(shown, name, progress=progress)
+    _check_names(predictions)
     files = {slice_: {key: Path(path) for key, path in by.items()} for slice_, by in (renderings or {}).items()}
     fo = database.fiftyone()
     with database.explained():
@@ -152,6 +173,13 @@ def _predictions(shown: Run | Predictions | Dataset, name: str | None, *, progre
     if isinstance(shown, Predictions):
         return shown, name or shown.name
     raise TypeError(f"expected a Run, Predictions or a Dataset, got {type(shown).__name__}")
+
+
+def _check_names(predictions: Predictions) -> None:
+    fields = {"source": (predictions.moments_s, OF_SAMPLES), "score": (predictions.scores, OF_FRAMES)}
+    for kind, (names, taken) in fields.items():
+        if clash := sorted(taken.intersection(names)):
+            raise ValueError(f"the {kind} {clash[0]!r} is called what FiftyOne calls another field: give another name")
 
 
 def _standing(
