@@ -144,7 +144,7 @@ class DeltaDistillation(nn.Module):
         self.config, self.task, self.classes, self.steps = config, task, classes, steps
         self.costs: Costs = self.student.costs(frame_shape)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("first", torch.full((), torch.nan))
+        self.register_buffer("first", torch.zeros(()))
         self.requires_grad_(False)
         for parameter in self._learned():
             parameter.requires_grad_(True)
@@ -201,9 +201,9 @@ class DeltaDistillation(nn.Module):
         error = torch.stack(errors).mean()
         if self.config.normalise == "energy":
             return error
-        if self.training and self.first.isnan():
+        if self.training and not self.first:
             self.first.copy_(error.detach())
-        return error / self.first.nan_to_num(1.0).clamp(min=1e-12)
+        return error / (self.first if self.first else 1.0)
 
     def evaluate(self, batch: DenseBatch) -> dict[str, Any]:
         """The task's metric over all frames of clips, the first of each being the key frame; values add up.
