@@ -102,6 +102,24 @@ def test_what_was_sent_and_corrected_comes_back(predictions, name):
     assert row["end_s after"] == row["end_s before"]
 
 
+def test_what_another_data_set_sent_is_not_shown(with_fiftyone, predictions, name):
+    other = Browser.open(predictions, viewer="app", name=name, progress=False)
+    write_selection(other.dataset)
+    assert len(other.sent()) == len(predictions.dataset.queries)
+    assert with_fiftyone.sent().empty
+
+
+def test_renderings_and_other_answers_have_a_data_set_of_their_own_or_take_its_place_when_asked(predictions, name):
+    plain = replace(predictions, name=name)
+    assert Browser.open(plain, viewer="app", progress=False).dataset.name == name
+    grouped = Browser.open(plain, viewer="app", renderings=["boxes"], progress=False).dataset
+    assert (grouped.name, grouped.group_slices) == (f"{name} with boxes", ["rgb", "boxes"])
+    other = replace(plain, scores={})
+    with pytest.raises(ValueError, match="holds other answers: give another name, or pass overwrite=True"):
+        Browser.open(other, viewer="app", progress=False)
+    assert Browser.open(other, viewer="app", overwrite=True, progress=False).dataset.name == name
+
+
 def test_an_unknown_viewer_or_question_is_named(predictions, without):
     with pytest.raises(ValueError, match="expected viewer auto, app, player, got 'window'"):
         Browser.open(predictions, viewer="window")

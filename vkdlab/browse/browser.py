@@ -56,6 +56,8 @@ class Browser:
         viewer: str = "auto",
         folder: str | os.PathLike | None = None,
         renderings: Sequence[str] = (),
+        name: str | None = None,
+        overwrite: bool = False,
         progress: bool = True,
     ) -> Browser:
         """Brings answers into FiftyOne where it can be had.
@@ -65,10 +67,14 @@ class Browser:
             viewer: "app": FiftyOne, or an error; "player": without it; "auto": FiftyOne where it is installed.
             folder: of FiftyOne's database, see `vkdlab.browse.connect`.
             renderings: further pictures of every video, "flow" or "boxes"; FiftyOne shows them as a group.
+            name: of FiftyOne's data set; by default the answers' with that of the renderings. One that holds the same
+                answers is opened with the corrections made in it.
+            overwrite: whether a data set of this name gives way whatever it holds, with all corrections.
             progress: show bars.
 
         Raises:
-            ValueError: there is no such viewer or rendering, or videos have no file.
+            ValueError: there is no such viewer or rendering, videos have no file, or a data set of this name holds
+                other answers.
             BrowseUnavailable: FiftyOne or its database cannot be had, and `viewer` is "app".
             BrowseError: another process uses the folder, or the database stopped.
         """
@@ -84,7 +90,10 @@ class Browser:
                 raise
             return cls(predictions, table, None, str(missing))
         rendered = {kind: render(predictions.dataset, kind, progress=progress) for kind in renderings}
-        dataset = to_fiftyone(predictions, renderings=rendered or None, progress=progress)
+        called = name or " with ".join([predictions.name, *([" and ".join(rendered)] if rendered else [])])
+        dataset = to_fiftyone(
+            predictions, name=called, overwrite=overwrite, renderings=rendered or None, progress=progress
+        )
         save_views(dataset)
         return cls(predictions, table, dataset)
 
@@ -145,11 +154,12 @@ class Browser:
         return evaluation.difference_figure(evaluation.difference(self.dataset, source), name=figures.called(source))
 
     def sent(self) -> pd.DataFrame:
-        """The rows of the table that were last sent from the App; none where nothing was."""
+        """The rows that were last sent from the App, see `selected`; none where nothing of this data set was."""
         try:
-            return selected(self.dataset) if self.dataset is not None else self.table.head(0)
+            rows = selected() if self.dataset is not None else self.table.head(0)
         except FileNotFoundError:
-            return self.table.head(0)
+            rows = self.table.head(0)
+        return rows if rows.empty else rows[rows["data_set"] == self.dataset.name]
 
     def corrected(self) -> Dataset:
         """The data set with the moments and sentences as they were corrected in FiftyOne."""
