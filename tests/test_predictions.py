@@ -94,6 +94,19 @@ def test_what_cannot_be_is_refused_by_name(dataset, moments, given, message):
         Predictions(name="x", dataset=dataset, **{kind: filled(kind, rows) for kind, rows in given.items()})
 
 
+@pytest.mark.parametrize("kind", ["confidence", "weights"])
+@pytest.mark.parametrize(("value", "told"), [(1.5, "1.5"), (-0.1, "-0.1"), (np.inf, "inf")])
+def test_confidence_and_weights_lie_between_0_and_1(dataset, moments, kind, value, told):
+    rows = np.full(moments.shape if kind == "weights" else len(moments), 0.5)
+    rows[0] = np.nan  # not known
+    rows[-1] = 1 + 1e-7  # what single precision leaves
+    given = {"moments_s": {"teacher_a": moments}, kind: {"teacher_a": rows}}
+    Predictions(name="x", dataset=dataset, **given)
+    rows[2] = value
+    with pytest.raises(ValueError, match=re.escape(f"{kind} of 'teacher_a' lies between 0 and 1, got {told}")):
+        Predictions(name="x", dataset=dataset, **given)
+
+
 def test_a_moment_that_ends_before_it_starts_is_named(dataset, moments):
     wrong = moments.copy()
     wrong[3] = wrong[3, ::-1]

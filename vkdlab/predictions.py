@@ -52,8 +52,8 @@ class Predictions:
 
     Raises:
         ValueError: a source's name that is no lower-case identifier or is taken, numbers that are not one row per
-            query, a moment that ends before it starts or is not finite, weights of no teacher, or scores of an unknown
-            video.
+            query, a moment that ends before it starts or is not finite, confidence or weights outside 0 to 1, weights
+            of no teacher, or scores of an unknown video.
     """
 
     name: str
@@ -83,11 +83,15 @@ class Predictions:
                 raise ValueError(
                     f"a source or score is named by lower-case letters, digits and _, and not 'gt', got {name!r}"
                 )
+        if others := [name for name in self.weights if not name.startswith(TEACHER)]:
+            raise ValueError(f"weights belong to teachers, named {TEACHER}..., got {others[0]!r}")
         for kind in ("confidence", "weights"):
             if unknown := getattr(self, kind).keys() - self.moments_s.keys():
                 raise ValueError(f"{kind} of {sorted(unknown)[0]!r}, which gave no moments")
-        if strange := [name for name in self.weights if not name.startswith(TEACHER)]:
-            raise ValueError(f"weights belong to teachers, named {TEACHER}..., got {strange[0]!r}")
+            for name, values in getattr(self, kind).items():
+                # What a network sums up to 1 ends a little beside it.
+                if (strange := values[(values < -1e-4) | (values > 1 + 1e-4)]).size:
+                    raise ValueError(f"{kind} of {name!r} lies between 0 and 1, got {strange[0]:g}")
         for name, moments in self.moments_s.items():
             if np.isinf(moments).any():
                 raise ValueError(
