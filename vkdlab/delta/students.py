@@ -51,7 +51,7 @@ class Trained:
     """Where its files lie."""
     history: History
     """What happened, epoch by epoch."""
-    gamma: float = math.nan
+    gamma: float | int = math.nan
     """Of a delta network's or a low-rank network's students; not-a-number where there are none."""
 
 
@@ -73,7 +73,7 @@ class Training:
     """What else decides the result."""
     runs_dir: str | os.PathLike | None = None
     """Folder of all runs; by default in the cache."""
-    gamma: float = math.nan
+    gamma: float | int = math.nan
     """As `Trained.gamma`."""
     chosen: dict[str, Any] = field(default_factory=dict)
     """What `DeltaNetwork.choose` is told when the training is over; empty: the gates stand as they were learned."""
@@ -150,7 +150,7 @@ def small_training(setting: Setting, *, width: int) -> Training:
     return _training("small", method, setting, {"width": width}, frames=_together(setting.recipe))
 
 
-def feature_training(setting: Setting, teacher: nn.Module, *, width: int, alpha: float = 1.0) -> Training:
+def feature_training(setting: Setting, teacher: nn.Module, *, width: int, alpha: float | int = 1.0) -> Training:
     """The same one, which learns the teacher's features and answers beside the labels."""
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)
@@ -208,7 +208,7 @@ def train_low_rank(
 
 
 def train_feature_distillation(
-    setting: Setting, teacher: nn.Module, *, width: int, alpha: float = 1.0, progress: bool = True
+    setting: Setting, teacher: nn.Module, *, width: int, alpha: float | int = 1.0, progress: bool = True
 ) -> Trained:
     """Trains a smaller network on a teacher's features; see `feature_training`."""
     return feature_training(setting, teacher, width=width, alpha=alpha).train(progress=progress)
@@ -255,7 +255,7 @@ def _training(
     about: dict[str, Any],
     *,
     frames: int,
-    gamma: float = math.nan,
+    gamma: float | int = math.nan,
     gaps: tuple[int, int] | None = None,
     chosen: dict[str, Any] | None = None,
 ) -> Training:

@@ -117,7 +117,8 @@ def training_of(name: str, setting: Setting, teacher: nn.Module | None = None) -
             return low_rank_training(setting, teacher, gamma=gamma_for(macs, teacher, frame_shape=shape))
     config = {"searched": Config(search=True, budget=BUDGET), "as released": Config.as_released()}.get(name)
     if config is None and name.startswith("delta "):
-        config = Config(gamma=float(name.removeprefix("delta ")))
+        gamma = float(name.removeprefix("delta "))
+        config = Config(gamma=int(gamma) if gamma.is_integer() else gamma)  # 4 and 4.0 are one training
     if config is None:
         raise ValueError(f"a study has no network {name!r}; it has {', '.join(names_of())}")
     return delta_training(setting, teacher, config=config)
