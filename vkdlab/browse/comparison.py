@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vkdlab.browse import database
 from vkdlab.browse.documents import GT, about, labelled
-from vkdlab.browse.selection import facts_of, queries_in
+from vkdlab.browse.selection import at_least_one, facts_of, queries_in
 from vkdlab.metrics import Interval, paired_interval
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Comparison:
         )
 
 
+@database.explained()
 def tag_best_teacher(
     view: fiftyone.core.collections.SampleCollection,
     *,
@@ -87,7 +88,7 @@ def tag_best_teacher(
     teachers = about(dataset)["teachers"]
     if not teachers:
         raise ValueError(f"the data set {dataset.name!r} holds no teacher's answers: there is no best one to tag")
-    rows = table.loc[list(_some(queries_in(view, selected=selected, selected_labels=selected_labels)))]
+    rows = table.loc[list(at_least_one(queries_in(view, selected=selected, selected_labels=selected_labels)))]
     found = rows[rows["best_teacher_iou"] > 0]
     best = {teacher: {query: BEST for query in found.index[found["best_teacher"] == teacher]} for teacher in teachers}
     for teacher, tags in best.items():
@@ -95,6 +96,7 @@ def tag_best_teacher(
     return {teacher: len(tags) for teacher, tags in best.items()}
 
 
+@database.explained()
 def compare_runs(
     view: fiftyone.core.collections.SampleCollection,
     *,
@@ -123,7 +125,7 @@ def compare_runs(
     """
     dataset = view._root_dataset
     check_comparison(dataset, source=source, reference=reference, threshold=threshold)
-    queries = _some(queries_in(view, selected=selected, selected_labels=selected_labels))
+    queries = at_least_one(queries_in(view, selected=selected, selected_labels=selected_labels))
     rows = facts_of(dataset).loc[list(queries)]
     iou, other = (rows[f"{name}_iou"].fillna(0.0).to_numpy() for name in (source, reference))
     right, right_other = iou >= threshold, other >= threshold
@@ -201,9 +203,3 @@ def _tag(
             after[sample] = new
     if after:
         samples.set_values(paths[1], after, key_field="id")
-
-
-def _some(queries: tuple[str, ...]) -> tuple[str, ...]:
-    if not queries:
-        raise ValueError("what is chosen holds no moment: select some videos, clips or labels, or clear the filters")
-    return queries

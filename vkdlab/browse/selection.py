@@ -25,6 +25,7 @@ DATA_SET = "data_set"
 TEXT = ("query", DATA_SET, "video", "sentence", "kind", "best_teacher", "trusted_teacher")
 
 
+@database.explained()
 def queries_in(
     view: fiftyone.core.collections.SampleCollection,
     *,
@@ -77,9 +78,7 @@ def write_selection(
     Raises:
         ValueError: there is no query in what was chosen.
     """
-    queries = queries_in(view, selected=selected, selected_labels=selected_labels)
-    if not queries:
-        raise ValueError("what is chosen holds no moment: select some videos, clips or labels, or clear the filters")
+    queries = at_least_one(queries_in(view, selected=selected, selected_labels=selected_labels))
     dataset = view._root_dataset
     rows = facts_of(dataset).loc[list(queries)]
     rows.insert(0, DATA_SET, dataset.name)
@@ -118,6 +117,17 @@ def selected(dataset: fiftyone.Dataset | None = None) -> pd.DataFrame:
             f"the last samples were sent from the data set {others[0]!r}, not from {dataset.name!r}: send some of it"
         )
     return rows
+
+
+def at_least_one(queries: tuple[str, ...]) -> tuple[str, ...]:
+    """The queries themselves.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not queries:
+        raise ValueError("what is chosen holds no moment: select some videos, clips or labels, or clear the filters")
+    return queries
 
 
 def facts_of(dataset: fiftyone.Dataset) -> pd.DataFrame:
