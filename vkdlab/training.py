@@ -12,6 +12,7 @@ holds everything else. So a dataset draws its random numbers, if any, from torch
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -132,6 +133,7 @@ def _train(
     from torch.utils.tensorboard import SummaryWriter
 
     device = _device(config.device)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each training's precision
     fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
     optimiser = _optimiser(method, config)
     _, stepper = fabric.setup(method, optimiser)
