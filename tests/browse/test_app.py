@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -218,7 +219,7 @@ def test_the_grid_shows_the_videos_and_a_clip_plays_its_moment_along_the_timelin
 
     rate = clips.first().metadata.frame_rate
     first, last = clips.first().support
-    assert played == sorted(played)
+    assert all(later > earlier - 1 / rate for earlier, later in pairwise(played)), "forwards, but for the last frame"
     assert (first - 2) / rate <= played[0] < played[-1] <= (last + 1) / rate, "it plays its moment and nothing else"
     assert played[-1] >= (last - 2) / rate, "to the end"
     assert foreign <= refused, "no request leaves the machine"

@@ -148,7 +148,9 @@ def test_two_runs_at_once_share_nothing_and_each_ends_with_its_process(tmp_path,
     assert not os.path.exists(first["sockets"])
     os.kill(second["keeper"], signal.SIGKILL)
     assert gone(second["pid"]), "a killed keeper takes the database along"
-    two.process.kill()
+    took, _ = two.end()
+    assert took < 8
+    assert not os.path.exists(second["sockets"])
 
 
 @pytest.mark.slow
