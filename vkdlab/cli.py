@@ -140,6 +140,47 @@ def ground(
 
 
 @app.command()
+def delta(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.", show_default=False)],
+    student: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained delta network; default the newest.", show_default=False),
+    ] = None,
+    period: Annotated[
+        int | None,
+        typer.Option(help="Frames from one key frame to the next; default as it was trained.", show_default=False),
+    ] = None,
+    auto_key: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ENERGY",
+            help="Make a key frame of a frame of which more is new; 1 is about a cut. Default: by the period alone.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="MP4 file of both networks side by side; default VIDEO-delta.mp4 in this folder, written over.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run a teacher and its delta network over a video: what each frame costs, and both side by side to look at."""
+    from .delta.student_files import latest_student, load_student
+    from .delta.watch import watch
+
+    who = load_student(student or latest_student())
+    found = watch(video, student=who, period=period, threshold=auto_key, out=out or Path(f"{video.stem}-delta.mp4"))
+    typer.echo(f"Delta network: {who.task.name}, trained on {who.data} ({who.folder})")
+    typer.echo(f"Frames: {len(found.energy)} of {found.size[0]}x{found.size[1]} pixels; threads: {found.threads}")
+    typer.echo(found.text())
+    typer.echo(f"Video: {found.out}")
+
+
+@app.command()
 def report(
     name: Annotated[
         str | None, typer.Argument(help="Name or folder of the run; default the newest.", show_default=False)
