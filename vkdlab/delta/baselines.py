@@ -24,6 +24,7 @@ from vkdlab.data.dense_batches import DenseBatch
 from vkdlab.delta.convert import convert
 from vkdlab.delta.folding import replace_module
 from vkdlab.delta.layers import DeltaConv2d, Policy, pair_macs, svd_rank
+from vkdlab.delta.networks import SegmentationNetwork
 from vkdlab.delta.tasks import Task, Truth
 
 
@@ -53,11 +54,11 @@ class PerFrame(nn.Module):
     def loss(self, batch: DenseBatch) -> dict[str, Float[Tensor, ""]]:
         """Of all frames of a batch: "task", "output" where there is a teacher, and "total"."""
         frames = _flat(batch)
-        output = self.network(frames)
+        output = _quickest(self.network, frames)
         losses = {"task": self.task.loss(output, Truth.of(batch))}
         if self.teacher is not None:
             with torch.no_grad():
-                theirs = self.teacher(frames)
+                theirs = _quickest(self.teacher, frames)
             losses["output"] = self.task.soft(output, theirs)
         return {"total": sum(losses.values()), **losses}
 
@@ -224,6 +225,11 @@ def gamma_for(
     while step > 20 and macs_of(low_rank(model, gamma=step / 20, policy=policy), frame_shape) < 0.99 * macs:
         step -= 1
     return step / 20
+
+
+def _quickest(network: nn.Module, frames: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k rows columns"]:
+    """Answers in the form that is learned from at the least cost: before they are brought to the frame's size."""
+    return network.coarse(frames) if isinstance(network, SegmentationNetwork) else network(frames)
 
 
 def _flat(batch: DenseBatch) -> Float[Tensor, "n 3 h w"]:

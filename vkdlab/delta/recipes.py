@@ -67,6 +67,7 @@ RECIPES: Mapping[str, Recipe] = {
     "full": Recipe(
         teacher=TrainConfig(epochs=8, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
         student=TrainConfig(epochs=4, batch_size=4, lr=2e-3, num_threads=1, precision="bf16-mixed"),
+        width=48,
         classes="objects",
     ),
 }

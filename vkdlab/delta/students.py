@@ -28,7 +28,7 @@ from vkdlab.history import History
 from vkdlab.runs import Run, run_of, trained_once
 from vkdlab.training import Data, TrainConfig
 
-VERSION = "1"
+VERSION = "2"
 """Of the methods' code: another one where a change of code changes what is learned."""
 Kind = Literal["teacher", "delta", "small", "low rank", "feature distillation"]
 DEFAULT = Config()
