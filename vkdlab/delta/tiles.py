@@ -45,7 +45,7 @@ class TileStep:
     """One frame of a stream."""
 
     output: Any
-    """What the network answers to the whole frame."""
+    """What the network answers to the whole frame; what stays still is kept in it, so it is not to be written into."""
     changed: Bool[np.ndarray, "rows columns"]
     """Which tiles had changed."""
     boxes: tuple[Box, ...]
@@ -75,7 +75,7 @@ class StillTiles:
         network: nn.Module,
         *,
         tile: int = 16,
-        threshold: float | int = 0.03,
+        threshold: float | int = 0.05,
         reach: int = 16,
         period: int = 4,
     ):
@@ -166,7 +166,8 @@ class StillTiles:
         if sum(box.area for box in boxes) >= _all(frame).area:
             boxes = [_all(frame)]
             self._whole(frame, memory, key=key)
-        else:
+        elif boxes:
+            memory.output = mapped(memory.output, torch.clone)  # who was given it keeps it as it is
             for box in boxes:
                 self._cut(frame, memory, box, key=key)
         self._renew(memory.seen, frame, changed)
@@ -178,7 +179,7 @@ class StillTiles:
     def _whole(self, frame: Tensor, memory: _Memory, *, key: bool) -> None:
         with memory.kept.whole(frame):
             output, state = self._run(frame, None if key else memory.state)
-        memory.output = mapped(output, torch.clone)  # it is written into, and may be a part of the frame
+        memory.output = output
         if key:
             memory.state = state
 
@@ -286,8 +287,7 @@ class _Memory:
 
 def _step(memory: _Memory, changed: np.ndarray, boxes: list[Box], *, key: bool) -> TileStep:
     share = sum(box.area for box in boxes) / _all(memory.seen).area
-    # Cloned because the next step writes into what is remembered.
-    return TileStep(mapped(memory.output, torch.clone), changed, tuple(boxes), share, key)
+    return TileStep(memory.output, changed, tuple(boxes), share, key)
 
 
 def _all(frame: Tensor) -> Box:
