@@ -166,6 +166,10 @@ def test_a_comparison_of_what_is_selected_says_nothing_of_the_rest(shown):
     found = compare_runs(shown, source="student", reference="label", selected=[sample.id])
     here = queries_in(shown, selected=[sample.id])
     assert found.difference.count == len(here)
+    assert (found.chosen, found.of) == (True, 20)
+    assert str(found).endswith(
+        f". These {len(here)} queries were chosen from 20: what holds for them proves nothing about all"
+    )
     assert set().union(*(_tagged(shown, "student", tag) for tag in (BETTER, WORSE, SAME))) <= set(here)
 
 
@@ -176,10 +180,14 @@ def test_a_comparison_is_told_in_words(shown):
         f"same on {found.same} of 20 queries (R1 {found.recall:.1%} against {found.reference_recall:.1%}). Mean IoU"
     )
     assert "95 % interval" in str(found)
+    assert not found.chosen
+    assert "chosen" not in str(found)
+    every = compare_runs(shown, source="label", reference="student", selected=shown.values("id"))
+    assert not every.chosen, "all of them are no choice"
     label = shown.first().label.detections[0]
     one = compare_runs(shown, source="label", reference="student", selected_labels=[{"label_id": label.id}])
     assert one.difference.count == 1
-    assert "interval" not in str(one), "one query says nothing of the spread"
+    assert "interval" not in str(one).partition("These")[0], "one query says nothing of the spread"
 
 
 @pytest.mark.parametrize(

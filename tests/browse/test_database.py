@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -141,11 +142,15 @@ def test_two_runs_at_once_share_nothing_and_each_ends_with_its_process(tmp_path,
         "from vkdlab.browse import app; started = app.launch(fo.load_dataset('same')); result = {'pid': started.pid}"
     )
     server = one.do(launch)["pid"]
+    child = one.do("child = os.fork()\nif child == 0: time.sleep(60); os._exit(0)\nresult = {'pid': child}")["pid"]
     one.process.kill()
     assert gone(server), "the App's server ends with its process"
     assert gone(first["pid"])
     assert gone(first["keeper"])
     assert not os.path.exists(first["sockets"])
+    assert psutil.pid_exists(child)
+    database._claim(Path(first["folder"])).lock.release()  # a forked child that lives on keeps no folder
+    os.kill(child, signal.SIGKILL)
     os.kill(second["keeper"], signal.SIGKILL)
     assert gone(second["pid"]), "a killed keeper takes the database along"
     took, _ = two.end()
@@ -170,7 +175,7 @@ def test_a_killed_database_is_an_error_within_seconds_and_goes_on_with_what_was_
     assert lost["error"] == "BrowseError"
     assert "stopped while it was used" in lost["message"]
     assert "connect()` again" in lost["message"]
-    assert "mongod.log:\n{" in lost["message"], "with the log's last lines"
+    assert "mongod.log, ends:\n  " in lost["message"], "with the log's last messages"
     assert first.do("result = {'s': time.monotonic() - began}")["s"] < 10
 
     again = first.do(CONNECT.format(folder=repr(str(folder))) + "result['length'] = len(data)")
@@ -319,6 +324,37 @@ def test_connecting_to_another_folder_says_to_restart(fo, tmp_path):
     with pytest.raises(ValueError, match=r"one database per process. Restart the kernel to browse .*other$"):
         database.connect(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_database_that_fastens_to_other_settings_is_forgotten(fo, monkeypatch):
+    own = database._own
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(database, "_own", None)
+    with pytest.raises(AssertionError, match="FiftyOne follows other settings than ours"):
+        database._attach(database._Own(replace(own.database, name="another")))
+    assert database._own is None
+
+
+def test_what_a_database_refuses_is_told_in_one_line_with_the_end_of_its_log(fo, tmp_path, monkeypatch):
+    import pymongo.errors
+
+    folder = database.connect().folder
+    with pytest.raises(database.BrowseError) as told, database.explained(), database.explained():
+        raise pymongo.errors.ServerSelectionTimeoutError("not there, Timeout: 4s, Topology Description: " + "x" * 9000)
+    lines = str(told.value).splitlines()
+    cure = "To go on, repeat the call, or run the cell again."
+    assert lines[0] == f"the database in {folder} did not answer in time or refused: not there. {cure}"
+    assert len(lines) == 6
+    assert lines[-1] == cure
+    assert told.value.__suppress_context__
+
+
+def test_of_a_log_the_messages_are_told_and_what_is_no_document_whole(tmp_path):
+    assert mongod.last_messages(tmp_path) == "  (it is empty)"
+    lines = [f'{{"t":{{}},"msg":"number {row}","attr":{{"msg":1}}}}' for row in range(5)]
+    lines += [r'{"msg":"it said \"no\"","attr":{}}', "Killed"]
+    (tmp_path / mongod.LOG).write_text("\n".join(lines))
+    assert mongod.last_messages(tmp_path) == '  number 4\n  it said "no"\n  Killed'
 
 
 def test_errors_that_are_not_of_the_database_pass_through(fo):

@@ -15,7 +15,7 @@ VIDEOS = 700
 
 # A process of its own imports; a thread of it kills its database once the first samples are in.
 PROGRAM = """
-import os, signal, sys, threading, warnings
+import os, signal, sys, threading, traceback
 from pathlib import Path
 
 import pymongo
@@ -47,7 +47,20 @@ except database.BrowseError as error:
 killer.join()
 database.connect()
 shown = to_fiftyone(predictions, name="killed", progress=False)
-print("all of it" if predictions_of(shown).fingerprint == predictions.fingerprint else "less", len(shown))
+result = ("all of it" if predictions_of(shown).fingerprint == predictions.fingerprint else "less", len(shown))
+
+import fiftyone.operators as operators
+os.kill(database.connect().pid, signal.SIGKILL)
+try:
+    operators.execute_operator("@vkdlab/browse/send_to_notebook", ctx={"dataset": shown})
+    print("it was sent")
+except operators.executor.ExecutionError as error:
+    print(error)
+try:
+    predictions_of(shown)
+except database.BrowseError:
+    traceback.print_exc()
+print(*result)
 """
 
 
@@ -76,5 +89,13 @@ def test_a_database_killed_mid_write_is_an_error_that_says_what_to_do_and_the_ne
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert "call `vkdlab.browse.connect()` again" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"all of it {VIDEOS}"
+    cure = "To go on, run the cell that opened it again, or call `vkdlab.browse.connect()` again, and repeat the rest."
+    told, by_operator = done.stdout.splitlines()[:6], done.stdout.splitlines()[6:12]
+    for said in (told, by_operator):
+        assert said[0].endswith(f"stopped while it was used; what was written until then is kept. {cure}")
+        assert said[1] == f"Its log, {tmp_path / 'database' / 'mongod.log'}, ends:"
+        assert all(line.startswith("  ") and "{" not in line for line in said[2:5]), "three messages alone"
+        assert said[5] == cure, "what to do is said last, too"
+    assert done.stderr.count("Traceback") == 1, "nothing of pymongo's"
+    assert "pymongo" not in done.stderr
+    assert done.stdout.splitlines()[12:] == [f"all of it {VIDEOS}"]

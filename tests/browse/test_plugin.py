@@ -51,6 +51,11 @@ def kept(predictions, renderings, fo):
     dataset.delete()
 
 
+def _field(query, part) -> str:
+    """The name under which the App sends a part of a query's moment."""
+    return f"{part}_{query.encode().hex()}"
+
+
 def _run(operator, dataset, params=None, **context) -> dict:
     """What the App gets back, as JSON that it can read."""
     import fiftyone.operators as foo
@@ -99,7 +104,10 @@ def test_the_best_teacher_is_tagged_from_the_app(shown, predictions):
     result = _run("tag_best_teacher", shown, selected=[one.id])
     best = result["best"]
     assert list(best) == list(predictions.teachers)
-    assert result["message"] == "Best teacher: " + ", ".join(f"{name} of {best[name]}" for name in best) + " queries"
+    words = {0: "none", 1: "1 query"}
+    told = ", ".join(f"{name} for {words.get(count, f'{count} queries')}" for name, count in best.items())
+    assert result["message"] == f"The best teacher was {told}"
+    assert "for none" in result["message"], "the case is no test of the word"
     assert sum(best.values()) == len(one.gt.detections)
     assert labelled(shown).count_label_tags() == {BEST: sum(best.values())}
     everything = _run("tag_best_teacher", shown)["best"]
@@ -113,9 +121,18 @@ def test_runs_are_compared_from_the_app(shown):
     assert result["views"] == shown.list_saved_views()
     assert result["message"].startswith("label against student, right from IoU 0.5: better on ")
     assert result["message"].endswith(" | ".join(result["views"]))
-    detection = labelled(shown).first().label.detections[0]
-    chosen = [{"label_id": detection.id, "sample_id": "", "field": "label"}]
-    assert _run("compare_runs", shown, GIVEN["compare_runs"], selected_labels=chosen)["interval"] is None
+    assert not result["chosen"]
+    assert "chosen" not in result["message"]
+    one = labelled(shown).first()
+    chosen = [{"label_id": one.label.detections[0].id, "sample_id": "", "field": "label"}]
+    every = _run("compare_runs", shown, GIVEN["compare_runs"], selected_labels=chosen)
+    assert every == result, "what is selected counts when it is asked for alone"
+    some = _run("compare_runs", shown, GIVEN["compare_runs"] | {"queries": "chosen"}, selected=[one.id])
+    count = len(one.gt.detections)
+    assert some["chosen"]
+    assert f"These {count} queries were chosen from 20: what holds for them proves nothing about all" in some["message"]
+    alone = _run("compare_runs", shown, GIVEN["compare_runs"] | {"queries": "chosen"}, selected_labels=chosen)
+    assert alone["interval"] is None
 
 
 def test_selected_clips_are_sent_to_the_notebook(shown, fo):
@@ -124,7 +141,10 @@ def test_selected_clips_are_sent_to_the_notebook(shown, fo):
     result = _run("send_to_notebook", None, view=clips, selected=some.values("id"))
     assert result["count"] == 3
     assert set(selected(shown).index) == set(some.values("gt.query_id"))
-    assert result["message"] == f"3 queries are in {result['path']}. In the notebook: vkdlab.browse.selected()"
+    assert result["message"] == (
+        "Sent: 3 queries. Read them by browser.sent() in the notebook, or by vkdlab.browse.selected(dataset) in "
+        f"Python. They are in {result['path']}"
+    )
     _run("send_to_notebook", None, view=clips)
     assert set(selected(shown).index) == set(queries_in(clips))
 
@@ -143,8 +163,14 @@ def test_the_apps_sidebar_filters_count(shown, fo):
 def test_a_moment_is_corrected_and_a_query_deleted_from_the_app(shown, predictions):
     one = labelled(shown).first()
     first, second = [query for query in predictions.dataset.queries if query.video == one.video_id][:2]
-    params = {"query": first.id, "action": "correct", "start_s": 0.25, "sentence": ""}
+    form = _form("correct_moment", shown, {"query": first.id}, current_sample=one.id)
+    names = {part: _field(first.id, part) for part in ("start_s", "end_s", "sentence")}
+    as_shown = {name: form[name]["default"] for name in names.values()}
+    assert as_shown[names["start_s"]] == round(first.start_s, 3)
+    assert as_shown[names["sentence"]] == first.sentence
+    params = {"query": first.id, "action": "correct", **as_shown, names["start_s"]: 0.25}
     result = _run("correct_moment", shown, params, current_sample=one.id)
+    assert labelled(shown).first().gt.detections[0].end_s == first.end_s, "what was left as shown is exact"
     assert result["message"].startswith(f"Corrected: {first.sentence} (0.25 to {first.end_s:g} s of ")
     result = _run("correct_moment", shown, {"query": second.id, "action": "delete"}, selected=[one.id])
     assert result["message"].startswith(f"Deleted: {second.sentence} (")
@@ -158,9 +184,9 @@ def test_what_makes_no_sense_is_told_in_the_form_and_not_executed(kept, predicti
     query = one.gt.detections[0].query_id
     wrong = {
         "correct_moment": (
-            ({"query": query, "action": "correct", "start_s": -1.0}, "the moment starts at -1 s, before the video"),
-            ({"query": query, "action": "correct", "start_s": 99.0}, "s, not after its start at 99 s"),
-            ({"query": query, "action": "correct"}, "nothing to correct: the moment is "),
+            ({"query": query, _field(query, "start_s"): -1.0}, "the moment starts at -1 s, before the video"),
+            ({"query": query, _field(query, "start_s"): 99}, "s, not after its start at 99 s"),
+            ({"query": query, _field(query, "sentence"): " "}, "a query's sentence is not empty"),
         ),
         "compare_runs": (
             ({"source": "label", "reference": "label", "threshold": 0.5}, "'label' compared with itself"),
@@ -169,20 +195,32 @@ def test_what_makes_no_sense_is_told_in_the_form_and_not_executed(kept, predicti
     }
     for operator, cases in wrong.items():
         for params, message in cases:
-            problem = _form(operator, kept, params, current_sample=one.id)["problem"]
+            form = _form(operator, kept, params, current_sample=one.id)
+            problem = form["problem"]
+            assert next(iter(form)) == "problem", "it is at the top"
             assert message in problem["view"]["label"]
             assert problem["invalid"]
             with pytest.raises(ExecutionError, match=re.escape(message)):
                 _run(operator, kept, params, current_sample=one.id)
-    right = _form("correct_moment", kept, {"query": query, "start_s": 0.125}, current_sample=one.id)
+    right = _form("correct_moment", kept, {"query": query, _field(query, "start_s"): 0.125}, current_sample=one.id)
     assert "problem" not in right
+    nothing = _form("correct_moment", kept, {"query": query}, current_sample=one.id)["problem"]
+    assert (nothing["invalid"], nothing["view"]["name"]) == (True, "Notice")
+    assert nothing["view"]["label"] == "Nothing is changed yet: give another start, end or sentence"
+    with pytest.raises(ExecutionError, match="Nothing is changed yet: give another start"):
+        _run("correct_moment", kept, {"query": query}, current_sample=one.id)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_form_says_what_it_will_work_on(kept, operator):
     one = labelled(kept).first()
     form = _form(operator, kept, selected=[one.id])
-    if operator != "correct_moment":
+    if operator == "compare_runs":
+        assert form["what"]["view"]["label"] == "20 queries of the data set"
+        form = _form(operator, kept, {"queries": "chosen"}, selected=[one.id])
+        assert form["what"]["view"]["label"] == f"{len(one.gt.detections)} queries of what is selected"
+        assert form["queries"]["default"] == "all"
+    elif operator != "correct_moment":
         assert form["what"]["view"]["label"] == f"{len(one.gt.detections)} queries of what is selected"
         whole = _form(operator, kept)
         assert whole["what"]["view"]["label"] == "20 queries of the view"
@@ -207,12 +245,13 @@ def test_the_form_of_a_correction_offers_the_queries_of_the_open_video(kept):
     assert form["query"]["type"]["values"] == queries
     truth = one.gt.detections[0]
     assert form["query"]["view"]["choices"][0]["label"].startswith(f"{truth.label} ({truth.start_s:g} to ")
-    assert form["start_s"]["view"]["description"] == f"leave it empty to keep {truth.start_s:g} s"
+    assert form[_field(truth.query_id, "start_s")]["default"] == round(truth.start_s, 3)
     third = one.gt.detections[2]
     form = _form("correct_moment", kept, {"query": third.query_id}, current_sample=one.id)
-    assert form["start_s"]["view"]["description"] == f"leave it empty to keep {third.start_s:g} s"
+    assert form[_field(third.query_id, "start_s")]["default"] == round(third.start_s, 3)
+    assert form[_field(third.query_id, "sentence")]["default"] == third.label
     form = _form("correct_moment", kept, {"query": third.query_id, "action": "delete"}, current_sample=one.id)
-    assert "start_s" not in form
+    assert _field(third.query_id, "start_s") not in form
     assert "taken out" in form["sure"]["view"]["label"]
     label = {"label_id": third.id, "sample_id": one.id, "field": "gt"}
     assert _form("correct_moment", kept, selected_labels=[label])["query"]["type"]["values"] == [third.query_id]
@@ -226,7 +265,8 @@ def test_the_form_of_a_correction_offers_a_moment_that_was_drawn_just_now(shown,
     label = {"label_id": drawn.id, "sample_id": one.id, "field": "gt"}
     form = _form("correct_moment", shown, selected_labels=[label])
     assert form["query"]["view"]["choices"][0]["label"].startswith("drawn (0 to 0.32 s of ")
-    params = {"query": form["query"]["default"], "action": "correct", "end_s": 0.5}
+    query = form["query"]["default"]
+    params = {"query": query, "action": "correct", _field(query, "end_s"): 0.5}
     assert _run("correct_moment", shown, params, selected_labels=[label])["message"].startswith(
         "Corrected: drawn (0 to 0.5 s of "
     )
@@ -239,7 +279,11 @@ def test_a_data_set_of_somebody_else_and_an_empty_view_are_told_in_the_form(kept
     form = _form(operator, other, selected=other.values("id"))
     assert "holds no answers of vkdlab" in form["problem"]["view"]["label"]
     empty = kept.filter_labels("gt", fo.ViewField("label") == "nobody says this")
-    form = _form(operator, kept, view=empty._serialize(), selected=labelled(kept).limit(1).values("id"))
+    nothing = {"view": empty._serialize(), "selected": labelled(kept).limit(1).values("id")}
+    form = _form(operator, kept, {"queries": "chosen"}, **nothing)
+    if operator == "compare_runs":
+        assert form["queries"]["type"]["values"] == ["all", "chosen"], "the way to all of them stays open"
+        assert "problem" not in _form(operator, kept, **nothing)
     assert form["problem"]["view"]["label"] == "There is no moment in what is selected or left by the filters"
 
 

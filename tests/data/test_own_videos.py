@@ -80,7 +80,8 @@ def test_a_folder_and_a_csv_become_a_data_set_with_one_call(folder):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("bowl.mp4,0,1,a", "bowl.mp4 is not in"),
+        ("bowl.mp4,0,1,a", "the file bowl.mp4 is missing in /"),
+        ("/gone/bowl.mp4,0,1,a", "the file /gone/bowl.mp4 is missing"),
         ("broken.mp4,0,1,a", "broken.mp4"),
         ("cup.mp4,soon,1,a", "start 'soon' is no time: expected seconds"),
         ("cup.mp4,0,,a", "end '' is no time"),
@@ -125,7 +126,7 @@ def test_quoted_sentences_keep_their_commas_and_empty_lines_are_passed_over(fold
 
 
 def test_no_good_row_at_all_is_an_error_that_lists_the_rows(folder):
-    with pytest.raises(ValueError, match=r"moments.csv has no good row: row 2: .*not in"):
+    with pytest.raises(ValueError, match=r"moments.csv has no good row: row 2: .*is missing in"):
         own_videos(folder(HEADER + "bowl.mp4,0,1,a\n"))
     with pytest.raises(ValueError, match="a header and nothing else"):
         own_videos(folder(HEADER))

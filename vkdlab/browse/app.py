@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,22 @@ START_S = 120
 _open: App | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class App:
     """An App that runs."""
 
     url: str
     """Its address, for a browser on this machine."""
-    session: Any = field(repr=False)
+    session: Any
     """FiftyOne's session: its `view`, `selected`, `selected_labels` and `refresh()`."""
     pid: int
     """Process id of its server."""
     height: int
     """Of the frame in a notebook, pixels."""
-    _server: _Server = field(repr=False)
+    _server: _Server
+
+    def __repr__(self) -> str:
+        return f"FiftyOne's App at {self.url}"
 
     def show(self) -> None:
         """Shows the App in the cell's output; outside a notebook, where there are no cells, nothing happens."""

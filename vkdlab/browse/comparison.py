@@ -1,4 +1,4 @@
-"""Which teacher was right, and which of two runs: tags on the moments that show it in the App (ours).
+"""Which teacher was right, and which of two sources: tags on the moments that show it in the App (ours).
 
 What is tagged is found by its tag in the App's sidebar. Every number is of exact seconds (`vkdlab.browse.facts`), with
 an answer that was not given as IoU 0.
@@ -48,15 +48,27 @@ class Comparison:
     query (Student's t; queries count as independent)."""
     views: tuple[str, str]
     """Names of the saved views of the queries that are better and worse."""
+    of: int
+    """Queries of the data set; where it is more than were compared, these were chosen."""
+
+    @property
+    def chosen(self) -> bool:
+        """True where a view or a selection left queries out: then the interval tells nothing of all of them."""
+        return self.difference.count < self.of
 
     def __str__(self) -> str:
         mean = self.difference
         # One query says nothing of the spread.
         interval = f", 95 % interval {mean.low:+.3f} to {mean.high:+.3f}" if mean.count > 1 else ""
+        warning = (
+            f". These {mean.count} queries were chosen from {self.of}: what holds for them proves nothing about all"
+            if self.chosen
+            else ""
+        )
         return (
             f"{self.source} against {self.reference}, right from IoU {self.threshold:g}: better on {self.better}, "
             f"worse on {self.worse}, same on {self.same} of {mean.count} queries (R1 {self.recall:.1%} against "
-            f"{self.reference_recall:.1%}). Mean IoU differs by {mean.mean:+.3f}{interval}"
+            f"{self.reference_recall:.1%}). Mean IoU differs by {mean.mean:+.3f}{interval}{warning}"
         )
 
 
@@ -106,14 +118,15 @@ def compare_runs(
     selected: Iterable[str] = (),
     selected_labels: Iterable[Mapping[str, str]] = (),
 ) -> Comparison:
-    """Compares the answers of two sources to the queries that a person looks at.
+    """Compares the answers of two sources in one data set; `vkdlab.browse.add_source` brings in those of another run.
 
     The source's answers are tagged `better`, `worse` or `same`, and earlier such tags of these queries are taken away.
     Two views are saved in the data set: of the queries on which the source is better, and of those on which it is
     worse.
 
     Args:
-        view: as in `vkdlab.browse.selection.queries_in`.
+        view: the data set, for all queries; or what chooses some, as in `vkdlab.browse.selection.queries_in`. Chosen
+            queries are easily those on which one source is good, so the result then says that they prove nothing.
         source: whose answers are judged, such as "student_b".
         reference: whose answers they are compared with, such as "student".
         threshold: IoU from which an answer is right, above 0, at most 1.
@@ -158,6 +171,7 @@ def compare_runs(
         reference_recall=float(right_other.mean()),
         difference=paired_interval(iou.tolist(), other.tolist()),
         views=tuple(views),
+        of=len(queries_in(dataset)),
     )
 
 

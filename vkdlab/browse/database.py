@@ -147,20 +147,23 @@ def explained() -> Iterator[None]:
     """Turns what FiftyOne raises when its database is gone into a `BrowseError` that says how to go on."""
     try:
         yield
+    except BrowseError:
+        raise
     except Exception as error:
         if _own is None or not _is_lost(error):
             raise
         folder = _own.database.folder
         if _own.runs:
-            what = f"the database in {folder} did not answer in time or refused: {error}. Try again"
+            why = str(error).partition(", Timeout:")[0][:200]  # after it stands what pymongo knows of its connections
+            what, cure = f"did not answer in time or refused: {why}", "repeat the call, or run the cell again"
         else:
-            what = (
-                f"the database in {folder} stopped while it was used. What was written until then is kept: call "
-                "`vkdlab.browse.connect()` again, and repeat what was under way"
-            )
+            what = "stopped while it was used; what was written until then is kept"
+            cure = "run the cell that opened it again, or call `vkdlab.browse.connect()` again, and repeat the rest"
+        # Pymongo's own words fill screens, and hide what is to be done.
         raise BrowseError(
-            f"{what}. The last lines of its log, {folder / mongod.LOG}:\n{mongod.last_lines(folder)}"
-        ) from error
+            f"the database in {folder} {what}. To go on, {cure}.\nIts log, {folder / mongod.LOG}, ends:\n"
+            f"{mongod.last_messages(folder)}\nTo go on, {cure}."
+        ) from None
 
 
 def _default_folder() -> Path:
@@ -235,12 +238,12 @@ def _attach(own: _Own, told: tuple[str, ...] = ()) -> None:
         constants.WELCOME_PATH = os.fspath(folder / "var" / "welcome.json")
         _own = own
         try:
+            if fo.config.database_uri != own.database.uri or fo.config.database_name != own.database.name:
+                raise AssertionError("FiftyOne follows other settings than ours")
             fo.list_datasets()
         except BaseException:
             _own = None
             raise
-    if fo.config.database_uri != own.database.uri or fo.config.database_name != own.database.name:
-        raise AssertionError("FiftyOne follows other settings than ours")
     atexit.register(_spare_the_wait, own)
 
 

@@ -7,6 +7,7 @@ written survives a killed mongod; in batches, as data sets are written, that cos
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -168,6 +169,16 @@ def last_lines(folder: Path, count: int = 8) -> str:
     log = folder / LOG
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     return "\n".join(line[:300] for line in lines[-count:]) or "(it is empty)"
+
+
+def last_messages(folder: Path, count: int = 3) -> str:
+    """The end of the log for a person: of every line, which is a JSON document, its message alone."""
+    return "\n".join(f"  {_message(line)}" for line in last_lines(folder, count).splitlines())
+
+
+def _message(line: str) -> str:
+    found = re.search(r'"msg":("(?:[^"\\]|\\.)*")', line)
+    return json.loads(found[1]) if found else line
 
 
 def _socket(sockets: Path) -> Path:

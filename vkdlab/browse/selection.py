@@ -88,7 +88,7 @@ def write_selection(
 
 
 def selected(dataset: fiftyone.Dataset | None = None) -> pd.DataFrame:
-    """What was last sent from the App by "Send to the notebook".
+    """What was last sent from the App by "vkdlab: send to the notebook".
 
     Args:
         dataset: the data set that it has to come from; by default any.
@@ -106,7 +106,7 @@ def selected(dataset: fiftyone.Dataset | None = None) -> pd.DataFrame:
     if not _file().is_file():
         raise FileNotFoundError(
             f"nothing was sent from the App yet (there is no {_file()}): select samples there, press the ` key, choose "
-            '"Send to the notebook", then run this cell again'
+            '"vkdlab: send to the notebook", then run this cell again'
         )
     # As text first: an id such as 007 is no number, and a sentence may read "null".
     rows = pd.read_csv(_file(), dtype=str, keep_default_na=False).set_index("query")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..files import atomic_path
 from .datasets import SPLITS, Dataset, Problem, Query, Video, moment_error, spread
+from .feature_store import first_of
 from .readers.common import clock_s
 from .video import FrameReader, VideoError
 
@@ -129,7 +130,7 @@ def save_own_videos(dataset: Dataset | Sequence[Dataset], folder: str | os.PathL
 
     Raises:
         ValueError: there is no query, a video has no file, a split is given twice or is not train, val or test, or a
-            row would not be read back: its file is not there, or is shorter than the data set says.
+            row would not be read back: its file is missing, or is shorter than the data set says.
         OSError: the folder cannot be written.
     """
     splits = [dataset] if isinstance(dataset, Dataset) else list(dataset)
@@ -139,6 +140,10 @@ def save_own_videos(dataset: Dataset | Sequence[Dataset], folder: str | os.PathL
     if not any(each.queries for each in splits):
         raise ValueError("there is no moment to write: none of the videos has a query")
     path = Path(folder).expanduser() / MOMENTS_FILE
+    videos = (each.videos[query.video] for each in splits for query in each.queries)
+    missing = dict.fromkeys(f"{video.path}" for video in videos if video.path is not None and not video.path.is_file())
+    if missing:
+        raise ValueError(f"{path} is not written: {len(missing)} video files are missing: {first_of([*missing])}")
     with atomic_path(path) as temporary:
         home = path.parent.resolve()
         with open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -211,7 +216,7 @@ def _video(folder: Path, file: str, videos: dict[str, Video], unusable: dict[str
         path = folder / file
         try:
             if not path.is_file():
-                raise ValueError(f"{file} is not in {folder}")
+                raise ValueError(f"the file {file} is missing" + ("" if Path(file).is_absolute() else f" in {folder}"))
             videos[file] = Video(file, path, FrameReader(path).duration_s)
         except (VideoError, ValueError, OSError) as error:
             unusable[file] = str(error)
