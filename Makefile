@@ -25,7 +25,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt carriers.txt
 	$(PYTHON) -c 'import sys; sys.exit("vkdlab needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
-	@echo "Installing vkdlab and what it needs into .venv: about 2 GB, some minutes, once."
+	@echo "Installing vkdlab and what it needs into .venv: about 3 GB, some minutes, once."
 	$(PYTHON) -m venv .venv
 	@# Without the compatible mode a clone's name in its parent folder would shadow the package there.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat \

@@ -136,6 +136,26 @@ def test_frame_scores_are_finite_and_in_order(times, values, message):
         FrameScores(times, values)
 
 
+def test_another_runs_answers_stand_beside_these(dataset, moments):
+    sure = np.full(len(moments), 0.5)
+    mine = Predictions(name="mine", dataset=dataset, moments_s={"student": moments, "label": moments})
+    answers = {"student": moments + 0.1}
+    other = Predictions(name="yours", dataset=dataset, moments_s=answers, confidence={"student": sure})
+    both = mine.beside(other)
+    assert list(both.moments_s) == ["student", "label", "student_b"]
+    np.testing.assert_array_equal(both.moments_s["student_b"], moments + 0.1)
+    np.testing.assert_array_equal(both.confidence["student_b"], sure)
+    assert both.name == "mine beside yours"
+    with pytest.raises(ValueError, match="'yours' has no answers of 'label', it has student"):
+        mine.beside(other, source="label")
+    with pytest.raises(ValueError, match="answers of 'label' already"):
+        mine.beside(other, as_="label")
+    part = dataset.of_videos(list(dataset.videos)[:1])
+    rows = [row for row, query in enumerate(dataset.queries) if query.video in part.videos]
+    with pytest.raises(ValueError, match="compare runs on the same data"):
+        mine.beside(Predictions(name="part", dataset=part, moments_s={"student": moments[rows]}))
+
+
 def test_missing_foreign_and_outdated_files_are_told_apart(dataset, moments, tmp_path):
     with pytest.raises(FileNotFoundError, match="there are no predictions at"):
         Predictions.load(tmp_path)

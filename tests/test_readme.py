@@ -69,7 +69,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(library, names)
     student = names["students"]["EMTM"]
     assert 0 <= student.metrics["R1@0.5"].value <= 1
-    emtm.predictions_of(names["study"], student.items, name="mine").save(tmp_path / "runs" / "emtm-student-0123")
+    emtm.predictions_of(names["study"], {"student": student}, name="mine").save(tmp_path / "runs" / "emtm-student-0123")
     # A process browses one database, and this one may browse that of other tests.
     check = "assert corrected.fingerprint == predictions.dataset.fingerprint\nassert '127.0.0.1' in app.url"
     done = subprocess.run([sys.executable, "-c", browsing + check], capture_output=True, text=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -121,6 +121,34 @@ class Predictions:
     def fingerprint(self) -> str:
         """Hash of the labels and of every answer, to four digits behind the point."""
         return hash_of(self.dataset.fingerprint, self._plain(digits=4))
+
+    def beside(self, other: Predictions, *, source: str = "student", as_: str = "student_b") -> Predictions:
+        """These answers, and a source of another run's to the same queries, to be compared.
+
+        Args:
+            other: the other run's answers.
+            source: which of them.
+            as_: what they are called here.
+
+        Raises:
+            ValueError: there is no such source, the name is taken, or the other run answered other data.
+        """
+        if source not in other.moments_s:
+            known = ", ".join(other.moments_s) or "none"
+            raise ValueError(f"{other.name!r} has no answers of {source!r}, it has {known}")
+        if as_ in self.moments_s:
+            raise ValueError(f"there are answers of {as_!r} already: give the other run's another name")
+        if other.dataset.fingerprint != self.dataset.fingerprint:
+            raise ValueError(
+                f"{other.name!r} answers {other.dataset.name} {other.dataset.split} and {self.name!r} answers "
+                f"{self.dataset.name} {self.dataset.split}, or their labels differ: compare runs on the same data"
+            )
+        parts = {
+            kind: getattr(self, kind) | {as_: getattr(other, kind)[source]}
+            for kind in ("moments_s", "confidence")
+            if source in getattr(other, kind)
+        }
+        return replace(self, name=f"{self.name} beside {other.name}", **parts)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes all but the data set itself, of which name and fingerprint are kept, as JSON, atomically.

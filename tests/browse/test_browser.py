@@ -72,6 +72,14 @@ def test_our_numbers_are_the_same_either_way(with_fiftyone, without, predictions
     assert outside.loc[teacher, "R1@0.5"] == pytest.approx((iou >= 0.5).double().mean().item())
 
 
+def test_the_report_names_sources_and_questions_in_words(without):
+    found = without.metrics(without.evaluate())
+    assert found["queries"] == len(without.table)
+    assert found["corrected"] == 0
+    assert found["queries: too early"] == len(QUESTIONS["too_early"].rows(without.table))
+    assert found["mixture mIoU"] == pytest.approx(without.table["label_iou"].mean())
+
+
 def test_why_the_two_numbers_differ_is_drawn_or_said_to_be_missing(with_fiftyone, without):
     assert with_fiftyone.difference().data
     assert without.difference().layout.title.text == "FiftyOne's number is not here: the player was asked for"
@@ -100,6 +108,13 @@ def test_what_was_sent_and_corrected_comes_back(predictions, name):
     assert row["sentence after"] == "Something else." != row["sentence before"]
     assert row["start_s after"] == row["start_s before"] + 0.25
     assert row["end_s after"] == row["end_s before"]
+    again = Browser.open(replace(predictions, name=name), viewer="app", progress=False)
+    assert again.table.at[detection.query_id, "sentence"] == "Something else."
+    assert again.table.at[detection.query_id, "start_s"] == row["start_s after"]
+    assert again.corrections().index.tolist() == [detection.query_id]
+    found = again.evaluate(progress=False).loc["student", "mIoU"]
+    assert found == pytest.approx(again.table["student_iou"].mean())
+    assert again.dataset.first().gt.detections[0].start_s == row["start_s after"]
 
 
 def test_what_another_data_set_sent_is_not_shown(with_fiftyone, predictions, name):
@@ -118,6 +133,17 @@ def test_renderings_and_other_answers_have_a_data_set_of_their_own_or_take_its_p
     with pytest.raises(ValueError, match="holds other answers: give another name, or pass overwrite=True"):
         Browser.open(other, viewer="app", progress=False)
     assert Browser.open(other, viewer="app", overwrite=True, progress=False).dataset.name == name
+
+
+def test_videos_without_files_are_looked_at_without_fiftyone(predictions):
+    data = predictions.dataset
+    videos = {name: replace(video, path=None) for name, video in data.videos.items()}
+    browser = Browser.open(replace(predictions, dataset=replace(data, videos=videos)))
+    assert browser.dataset is None
+    assert f"{len(videos)} of its videos come without a file, such as '{next(iter(videos))}'" in repr(browser)
+    assert browser.show(live=False).data
+    with pytest.raises(ValueError, match="has no file"):
+        Browser.open(browser.predictions, viewer="app", name="test_browser_without_files")
 
 
 def test_an_unknown_viewer_or_question_is_named(predictions, without):

@@ -54,7 +54,7 @@ def test_a_row_is_drawn_for_every_query_named_in_the_questions_order_and_its_cou
     figure = figures.moments(predictions, table, WRONG, count=3)
     assert 3 < len(named) < len(truth)
     assert figure.layout.title.text == (
-        f"In {len(named)} of {len(truth)} queries the student is wrong where a teacher is right"
+        f"In {len(named)} of {len(truth)} queries the student is wrong where a teacher is right (the first 3)"
     )
     assert "IoU below 0.5" in figure.layout.title.subtitle.text
     assert len(figure.data) == 3
@@ -176,8 +176,13 @@ def test_questions_are_counted_with_their_share_most_on_top(predictions):
     assert sorted(bars.x) == list(bars.x)
     assert set(bars.x) == counts
     assert bars.text[-1] == f"{bars.x[-1]} ({100 * bars.x[-1] / len(table):.0f} %)"
-    most = max(len(question.rows(table)) for question in asked if "est" not in question.name)
-    assert figure.layout.title.text.startswith(f"Most often, in {most} of {len(table)} queries, the ")
+    about = sorted(len(question.rows(table)) for question in asked if "est" not in question.name)
+    assert about[-1] == about[-2]
+    most = f"{about.count(about[-1])} questions name the most queries, {about[-1]} of 20 each"
+    assert figure.layout.title.text == most
+    first = figures.how_many(table, [QUESTIONS["teachers_disagree"]])
+    named = len(QUESTIONS["teachers_disagree"].rows(table))
+    assert first.layout.title.text == f"Most often, in {named} of 20 queries, the teachers disagree"
     assert figure.layout.xaxis.title.text == "queries"
 
 

@@ -1,11 +1,12 @@
 """What of a study can be looked at: every source's answer to every test query, in the data set's order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from vkdlab import emtm
-from vkdlab.emtm.predictions import Grounded
 from vkdlab.emtm.study import KAU
 from vkdlab.metrics import temporal_iou
 from vkdlab.predictions import Predictions
@@ -13,21 +14,17 @@ from vkdlab.predictions import Predictions
 
 @pytest.fixture(scope="module")
 def student(tiny):
-    """Answers of an untrained network, in another order than the data set's."""
-    spec = emtm.TEACHERS["span"]
-    from tests.emtm.conftest import RECIPE
-    from vkdlab.emtm.teachers import build_teacher
-
-    network = build_teacher(spec, tiny.splits.test, RECIPE, seed=0)
-    return list(reversed(emtm.predict(network, tiny.splits.test, progress=False)))
+    """A student of one epoch, whose answers come in another order than the data set's."""
+    trained = emtm.train_students(tiny.splits, {"alone": emtm.StudentSpec()}, {}, **tiny.settings)["alone"]
+    return replace(trained, items=list(reversed(trained.items)))
 
 
 def test_every_source_answers_every_query_in_the_order_of_the_data_set(tiny, student):
-    found = emtm.predictions_of(tiny.study, student, name="tiny")
+    found = emtm.predictions_of(tiny.study, {"student": student}, name="tiny")
     outputs, mixed = tiny.ensemble.test, tiny.study.test[KAU]
     queries = tiny.splits.test.dataset.queries
     assert list(found.moments_s) == ["student", "label", *(f"teacher_{name}" for name in outputs.names)]
-    answers = {item.id: item for item in student}
+    answers = {item.id: item for item in student.items}
     for row, query in enumerate(queries):
         where = outputs.ids.index(query.id)
         assert tuple(found.moments_s["student"][row]) == answers[query.id].predicted_s[0]
@@ -38,7 +35,7 @@ def test_every_source_answers_every_query_in_the_order_of_the_data_set(tiny, stu
 
 
 def test_its_mean_iou_is_that_of_the_study(tiny, student):
-    found = emtm.predictions_of(tiny.study, student, name="tiny")
+    found = emtm.predictions_of(tiny.study, {"student": student}, name="tiny")
     truth = torch.from_numpy(found.truth_s)
     for name in tiny.ensemble.test.names:
         iou = temporal_iou(torch.from_numpy(found.moments_s[f"teacher_{name}"]), truth).mean().item()
@@ -48,7 +45,7 @@ def test_its_mean_iou_is_that_of_the_study(tiny, student):
 
 
 def test_confidence_is_the_geometric_mean_of_the_probabilities_of_start_and_end(tiny, student):
-    found = emtm.predictions_of(tiny.study, student, name="tiny")
+    found = emtm.predictions_of(tiny.study, {"student": student}, name="tiny")
     outputs = tiny.ensemble.test
     for row, query in enumerate(found.dataset.queries):
         where = outputs.ids.index(query.id)
@@ -75,7 +72,21 @@ def test_a_mixture_that_is_not_there_is_named(tiny):
         emtm.predictions_of(tiny.study, name="x", aggregate="nobody")
 
 
-def test_a_query_without_the_students_answer_is_named(tiny, student):
-    first: Grounded = student[0]
-    with pytest.raises(ValueError, match=f"no answer to 1 queries, the first is '{first.id}'"):
-        emtm.predictions_of(tiny.study, student[1:], name="x")
+def test_training_queries_are_answered_by_the_same_networks(tiny, student):
+    found = emtm.predictions_of(
+        tiny.study, {"student": student, "student_b": student}, name="x", split="train", progress=False
+    )
+    outputs = tiny.ensemble.train
+    assert found.dataset is tiny.splits.train.dataset
+    for row, query in enumerate(found.dataset.queries):
+        where = outputs.ids.index(query.id)
+        for place, name in enumerate(outputs.names):
+            assert found.moments_s[f"teacher_{name}"][row].tolist() == outputs.moments_s[where, place].tolist()
+    np.testing.assert_array_equal(found.moments_s["student"], found.moments_s["student_b"])
+    duration = np.array([found.dataset.videos[query.video].duration_s for query in found.dataset.queries])
+    assert (found.moments_s["student"][:, 1] <= duration + 1e-3).all()
+
+
+def test_an_unknown_split_is_named(tiny):
+    with pytest.raises(ValueError, match="expected split test or train, got 'val'"):
+        emtm.predictions_of(tiny.study, name="x", split="val")

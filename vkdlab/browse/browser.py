@@ -19,7 +19,7 @@ from vkdlab import plots, widgets
 from vkdlab.browse import app, database, evaluation, figures, panels
 from vkdlab.browse.database import BrowseUnavailable
 from vkdlab.browse.facts import facts
-from vkdlab.browse.from_fiftyone import from_fiftyone
+from vkdlab.browse.from_fiftyone import from_fiftyone, predictions_of, rescore
 from vkdlab.browse.questions import QUESTIONS, Question, answerable
 from vkdlab.browse.renderings import render
 from vkdlab.browse.selection import selected
@@ -40,11 +40,13 @@ class Browser:
     """Answers, what is known of them, and where they can be looked at. Made by `Browser.open`."""
 
     predictions: Predictions
-    """The answers."""
+    """The answers, beside the truth as it stood corrected when this was opened."""
     table: pd.DataFrame
     """`facts` of them."""
     dataset: fiftyone.Dataset | None
     """The same in FiftyOne, with a saved view for every question; None where it is not used."""
+    before: Dataset
+    """The truth before any correction."""
     why_not: str = ""
     """Why FiftyOne is not used, where it is not."""
 
@@ -64,7 +66,8 @@ class Browser:
 
         Args:
             predictions: the answers.
-            viewer: "app": FiftyOne, or an error; "player": without it; "auto": FiftyOne where it is installed.
+            viewer: "app": FiftyOne, or an error; "player": without it; "auto": FiftyOne where it is installed and
+                every video has its file.
             folder: of FiftyOne's database, see `vkdlab.browse.connect`.
             renderings: further pictures of every video, "flow" or "boxes"; FiftyOne shows them as a group.
             name: of FiftyOne's data set; by default the answers' with that of the renderings. One that holds the same
@@ -80,22 +83,31 @@ class Browser:
         """
         if viewer not in VIEWERS:
             raise ValueError(f"expected viewer {', '.join(VIEWERS)}, got {viewer!r}")
-        table = facts(predictions)
+
+        def alone(why_not: str) -> Browser:
+            return cls(predictions, facts(predictions), None, predictions.dataset, why_not)
+
         if viewer == "player":
-            return cls(predictions, table, None, "the player was asked for")
+            return alone("the player was asked for")
+        fileless = [video.id for video in predictions.dataset.videos.values() if video.path is None]
+        if fileless and viewer == "auto":
+            return alone(f"{len(fileless)} of its videos come without a file, such as {fileless[0]!r}")
         try:
             database.connect(folder)
         except BrowseUnavailable as missing:
             if viewer == "app":
                 raise
-            return cls(predictions, table, None, str(missing))
+            return alone(str(missing))
         rendered = {kind: render(predictions.dataset, kind, progress=progress) for kind in renderings}
         called = name or " with ".join([predictions.name, *([" and ".join(rendered)] if rendered else [])])
         dataset = to_fiftyone(
             predictions, name=called, overwrite=overwrite, renderings=rendered or None, progress=progress
         )
+        current = predictions_of(dataset)
+        if current.dataset.fingerprint != predictions.dataset.fingerprint:
+            rescore(dataset)
         save_views(dataset)
-        return cls(predictions, table, dataset)
+        return cls(current, facts(current), dataset, predictions.dataset)
 
     def __repr__(self) -> str:
         where = f"in FiftyOne's data set {self.dataset.name!r}" if self.dataset is not None else "without FiftyOne"
@@ -153,6 +165,21 @@ class Browser:
             return _note(f"FiftyOne's number is not here: {self.why_not.partition('.')[0]}")
         return evaluation.difference_figure(evaluation.difference(self.dataset, source), name=figures.called(source))
 
+    def metrics(self, scores: pd.DataFrame) -> dict[str, float]:
+        """What the report shows: how many queries each question names, and what every source reaches.
+
+        Args:
+            scores: of `evaluate`.
+        """
+        found: dict[str, float] = {"queries": len(self.table), "corrected": len(self.corrections())}
+        for name, question in self.questions.items():
+            found[f"queries: {name.replace('_', ' ')}"] = len(question.rows(self.table))
+        for source, row in scores.iterrows():
+            for metric in ("R1@0.5", "mIoU", "mAP"):
+                if metric in row:
+                    found[f"{figures.called(str(source))} {metric}"] = float(row[metric])
+        return found
+
     def sent(self) -> pd.DataFrame:
         """The rows that were last sent from the App, see `selected`; none where nothing of this data set was."""
         try:
@@ -169,7 +196,7 @@ class Browser:
         """Every query that was corrected, added or deleted: its sentence and seconds before and after."""
         import pandas as pd
 
-        sides = {"before": self.predictions.dataset, "after": self.corrected()}
+        sides = {"before": self.before, "after": self.corrected()}
         rows = {side: {query.id: query for query in data.queries} for side, data in sides.items()}
         changed = [
             id_ for id_ in dict.fromkeys((*rows["before"], *rows["after"]))

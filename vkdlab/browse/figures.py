@@ -121,7 +121,7 @@ def moments(predictions: Predictions, table: pd.DataFrame, question: Question, *
     ]
     plots.styled(
         figure,
-        title=f"In {len(named)} of {len(table)} queries {asks}",
+        title=f"In {len(named)} of {len(table)} queries {asks}" + f" (the first {count})" * (len(named) > count),
         subtitle="; ".join(part for part in told if part),
         height=plot_px + 78 + 56,
     )
@@ -157,16 +157,24 @@ def how_many(table: pd.DataFrame, questions: Iterable[Question], *, subtitle: st
     )  # fmt: skip
     # What asks of the truth alone names the same queries whoever answered: no news.
     news = [question for question in shown if counts[question] and not _OF_THE_TRUTH.issuperset(question.needs)]
+    most = [question for question in news if counts[question] == counts[news[-1]]]
+    if len(most) == 1:
+        title = f"Most often, in {counts[most[0]]} of {len(table)} queries, {_asked(most[0])[0]}"
+    elif most:
+        title = f"{len(most)} questions name the most queries, {counts[most[0]]} of {len(table)} each"
+    else:
+        title = f"No question about answers names any of the {len(table)} queries"
     plots.styled(
         figure,
-        title=f"Most often, in {counts[news[-1]]} of {len(table)} queries, {_asked(news[-1])[0]}"
-        if news
-        else f"No question about answers names any of the {len(table)} queries",
+        title=title,
         subtitle=subtitle,
         x="queries",
         height=150 + 42 * len(counts),
     )
-    figure.update_xaxes(rangemode="tozero", tickformat="d", range=[0, 1.18 * max(*counts.values(), 1)])
+    highest = max(*counts.values(), 1)
+    figure.update_xaxes(rangemode="tozero", tickformat="d", range=[0, 1.18 * highest])
+    if highest < 10:
+        figure.update_xaxes(dtick=1)
     return figure.update_layout(margin={"b": 56, "r": 40})
 
 

@@ -71,7 +71,7 @@ def train_ensemble(
         teachers: by name.
         held_out_by: "folds": each fold of the training split is answered by teachers that never saw it; "validation":
             the validation split is, by the teachers of the whole training split; "auto": the latter where the
-            validation split was chosen by recording group, as the test split was.
+            validation split was chosen by recording group, as the test split was, or there is one training video.
         cross_fit: number of folds, at least 2; 0: one for each recording group, or 2 where these are many or none.
         seed: of weights, order of samples and dropout.
         device: "auto", "cpu" or "cuda".
@@ -88,7 +88,8 @@ def train_ensemble(
             f"{len(teachers)} teachers"
         )
     if held_out_by == "auto":
-        held_out_by = "validation" if _validates_on_other_recordings(splits) else "folds"
+        alone = len(splits.train.dataset.videos) < 2
+        held_out_by = "validation" if alone or _validates_on_other_recordings(splits) else "folds"
     parts = (cross_fit or _number_of_folds(splits.train)) if held_out_by == "folds" else 0
     whole, by_fold = train_teachers(
         splits, teachers=teachers, recipe=recipe, cross_fit=parts, seed=seed, device=device, runs_dir=runs_dir,
