@@ -235,6 +235,21 @@ def test_a_folder_of_ones_own_is_found_from_where_the_call_is_made(series, tmp_p
     assert report.results[0].parameters["data"] == str(tmp_path / "mine")
 
 
+def test_every_folder_that_a_parameter_names_is_found_from_where_the_call_is_made(tmp_path, monkeypatch):
+    from vkdlab.notebooks import FOLDERS, _located
+    from vkdlab.series import find, read_source
+
+    monkeypatch.chdir(tmp_path)
+    named = {}
+    for path in find():
+        source = read_source(path)
+        given = {name: "mine" for name in FOLDERS if name in source.parameters}
+        assert _located(given, source) == {name: str(tmp_path / "mine") for name in given}
+        assert _located(dict.fromkeys(given, ""), source) == {}
+        named |= given
+    assert set(named) == set(FOLDERS)
+
+
 def test_a_run_is_named_by_what_sets_it_apart(series, tmp_path, monkeypatch):
     monkeypatch.setattr("vkdlab.notebooks.project_root", lambda: tmp_path)
     report = run(["00_good"], folder=series, parameters=["seed=3", "data=arid6"], profile="smoke", progress=False)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .report import Report
 
 DATA_VARIABLE = "VKDLAB_DATA"
+FOLDERS = ("features", "runs_dir", "database", "against")
+"""Parameters of notebooks that name a folder where they are not empty."""
 
 
 @dataclass(frozen=True)
@@ -339,17 +341,22 @@ def _with_profile(parameters: Mapping | Sequence[str] | None, profile: str | Non
 
 
 def _located(values: Mapping[str, Any], source: Source) -> dict[str, str]:
-    """A folder given as `data`, as seen from here: a kernel works elsewhere. Other names must be those of data sets."""
+    """Folders that are given, as seen from here: a kernel works elsewhere. Other `data` must be names of data sets."""
     from .data import manifests
 
+    found = {
+        name: os.path.abspath(Path(values[name]).expanduser())
+        for name in FOLDERS
+        if name in source.parameters and isinstance(values.get(name), str) and values[name]
+    }
     data = values.get("data")
     known = manifests.names()
     if not isinstance(data, str) or data in known or source.parameters["data"].default not in known:
-        return {}
+        return found
     folder = Path(data).expanduser()
     if not folder.is_dir():
         manifests.get(data)  # says which names there are
-    return {"data": os.path.abspath(folder)}
+    return found | {"data": os.path.abspath(folder)}
 
 
 def _name_of(given: Mapping[str, Any], swept: Sequence[str], source: Source) -> str:
