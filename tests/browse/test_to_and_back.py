@@ -167,6 +167,20 @@ def test_the_same_answers_are_not_imported_twice_and_others_only_when_asked(pred
     )
 
 
+@pytest.mark.parametrize(("moved_s", "same"), [(0.004, True), (0.05, False)])
+def test_answers_that_another_machine_rounds_otherwise_are_the_same(predictions, shown, name, moved_s, same):
+    sample = shown.first()
+    sample.gt.detections[0].label = "corrected"
+    sample.save()
+    moved = {source: values + moved_s for source, values in predictions.moments_s.items()}
+    again = replace(predictions, moments_s=moved)
+    if same:
+        assert to_fiftyone(again, name=name, progress=False).first().gt.detections[0].label == "corrected"
+    else:
+        with pytest.raises(ValueError, match="holds other answers"):
+            to_fiftyone(again, name=name, progress=False)
+
+
 def test_a_data_set_of_somebody_else_is_left_alone(fo, predictions, name):
     fo.Dataset(name, persistent=True)
     with pytest.raises(ValueError, match="is not vkdlab's: give another name"):

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from vkdlab.browse import database, documents
 from vkdlab.browse.documents import BATCH, FORMAT, GROUP, GT, KEPT, RGB, Media, update
-from vkdlab.browse.facts import fact_names, facts
+from vkdlab.browse.facts import STUDENT, fact_names, facts
+from vkdlab.browse.figures import colours
 from vkdlab.browse.from_fiftyone import predictions_of
 from vkdlab.data import Dataset, VideoError
 from vkdlab.data.feature_store import first_of
@@ -51,6 +52,13 @@ OF_SAMPLES = frozenset(
 )
 """Fields of every sample; no source is called so."""
 
+TRUTH_IN_THE_APP = "#757575"
+"""The truth's near-black of the figures is not seen on the App's dark page: its box, and its bar under a video."""
+ALIKE_S = 0.01
+"""Seconds by which answers to a query may differ and still be the same ones."""
+ALIKE = 0.01
+"""Likewise confidences and weights."""
+
 
 def to_fiftyone(
     shown: Run | Predictions | Dataset,
@@ -62,8 +70,8 @@ def to_fiftyone(
 ) -> fiftyone.Dataset:
     """Makes a persistent video data set of what was answered.
 
-    A data set of this name that holds the same answers is returned as it is, with the corrections that were made in it;
-    one whose import was cut off is imported again.
+    A data set of this name that holds the same answers, to a hundredth of a second, is returned as it is, with the
+    corrections that were made in it; one whose import was cut off is imported again.
 
     Args:
         shown: answers; a run, whose `predictions.json` is read; or a data set, of which the truth alone is shown.
@@ -80,8 +88,8 @@ def to_fiftyone(
         `end_s`, `query_id`, and the facts. Frame scores are fields of those frames that have one.
 
     Raises:
-        ValueError: videos have no file or cannot be read, the name is taken by something else, or a source or score is
-            called what FiftyOne or vkdlab calls another field.
+        ValueError: videos have no file or cannot be read, those of a data set that is there already are missing, the
+            name is taken by something else, or a source or score is called what FiftyOne or vkdlab calls another field.
         FileNotFoundError: the run has no predictions.
         BrowseUnavailable, BrowseError: see `vkdlab.browse.database`.
     """
@@ -108,7 +116,10 @@ def to_fiftyone(
         else:
             dataset.media_type = "video"
         _write(dataset, predictions, media, progress=progress)
-        _arrange(dataset)
+        _arrange(dataset, predictions)
+        shown = [source for source in predictions.moments_s if source == STUDENT] or [*predictions.moments_s][:1]
+        # With all sources' chips a grid shows no picture.
+        dataset.app_config.active_fields = fo.ActiveFields(exclude=False, paths=[GT, *shown])
         dataset.info[KEPT] = about | {"state": "complete"}
         dataset.persistent = True
         dataset.save()
@@ -161,7 +172,7 @@ def add_source(
         about["teachers"] += [as_] if as_.startswith(TEACHER) else []
         dataset.info[KEPT] = about
         dataset.save()
-        _arrange(dataset)
+        _arrange(dataset, joined)
 
 
 def _predictions(shown: Run | Predictions | Dataset, name: str | None, *, progress: bool) -> tuple[Predictions, str]:
@@ -198,12 +209,44 @@ def _standing(
         )
     if about["state"] != "complete":
         return None
-    if about["fingerprint"] == predictions.fingerprint and about["slices"] == slices:
+    same = about["fingerprint"] == predictions.fingerprint or _alike(dataset, about, predictions)
+    if same and about["slices"] == slices:
+        _check_files(dataset)
         return dataset
-    what = "other renderings" if about["fingerprint"] == predictions.fingerprint else "other answers"
+    what = "other renderings" if same else "other answers"
     raise ValueError(
         f"the data set {name!r} in FiftyOne holds {what}: give another name, or pass overwrite=True, "
         "by which corrections and tags in it are lost"
+    )
+
+
+def _check_files(dataset: fiftyone.Dataset) -> None:
+    """Raises a ValueError where files of a data set that stands are missing: the App would show nothing for them."""
+    every = dataset.select_group_slices() if dataset.media_type == GROUP else dataset
+    if missing := [path for path in every.values("filepath") if not os.path.isfile(path)]:
+        raise ValueError(
+            f"{len(missing)} video files of the data set {dataset.name!r} in FiftyOne are missing: "
+            f"{first_of(missing)}. Put them back; or, where they were moved for good, load the data from there and "
+            "pass overwrite=True, by which corrections and tags in it are lost"
+        )
+
+
+def _alike(dataset: fiftyone.Dataset, about: Mapping[str, Any], predictions: Predictions) -> bool:
+    """True for the same answers to the same queries but for what another machine or number of threads makes of them."""
+    if about["data"]["fingerprint"] != predictions.dataset.fingerprint:
+        return False
+    standing = predictions_of(dataset)
+    if standing.moments_s.keys() != predictions.moments_s.keys() or standing.scores.keys() != predictions.scores.keys():
+        return False
+    rows = {query.id: row for row, query in enumerate(predictions.dataset.queries)}
+    there = [row for row, query in enumerate(standing.dataset.queries) if query.id in rows]
+    here = [rows[standing.dataset.queries[row].id] for row in there]
+    kinds = (("moments_s", ALIKE_S), ("confidence", ALIKE), ("weights", ALIKE))
+    return all(
+        name in getattr(standing, kind)
+        and np.allclose(getattr(standing, kind)[name][there], values[here], rtol=0, atol=near, equal_nan=True)
+        for kind, near in kinds
+        for name, values in getattr(predictions, kind).items()
     )
 
 
@@ -301,9 +344,12 @@ def _write(
             bar.update(len(batch))
 
 
-def _arrange(dataset: fiftyone.Dataset) -> None:
-    """Puts what a person filters by to the top of the App's sidebar."""
+def _arrange(dataset: fiftyone.Dataset, predictions: Predictions) -> None:
+    """Puts what a person filters by to the top of the App's sidebar, and gives every source its colour in figures."""
     fo = database.fiftyone()
+    known = colours(predictions) | {GT: TRUTH_IN_THE_APP}
+    fields = [{"path": field, "fieldColor": known[field]} for field in (GT, *predictions.moments_s)]
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", fields=fields)
     groups = fo.DatasetAppConfig.default_sidebar_groups(dataset)
     for group in groups:
         group.expanded = group.name in ("tags", "labels")
