@@ -130,10 +130,9 @@ def test_two_runs_at_once_share_nothing_and_each_ends_with_its_process(tmp_path,
         assert psutil.Process(each["pid"]).net_connections("inet") == [], "a database listens on no TCP port"
         assert os.stat(each["sockets"]).st_mode & 0o777 == 0o700, "only its user reaches its socket"
 
-    other = talker()
-    refused = other.do(f"database.connect({first['folder']!r})")
-    assert refused["error"] == "BrowseError"
-    assert f"is browsed by another process (pid {one.process.pid})" in refused["message"]
+    with pytest.raises(database.BrowseError) as refused:
+        database._claim(Path(first["folder"]))
+    assert f"is browsed by another process (pid {one.process.pid})" in str(refused.value)
 
     assert two.do("if os.fork() == 0:\n    connected.close(); os._exit(0)\nos.wait()") == {}
     assert two.do(count) == {"same": 2}, "a forked child that closes it takes it from nobody"
@@ -230,37 +229,42 @@ def run(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-TRY = """
-try:
-    database.connect({folder!r})
-except database.BrowseError as error:
-    print(type(error).__name__, error)
+@pytest.fixture(scope="module")
+def before_fiftyone(tmp_path_factory) -> list[str]:
+    """What a process without FiftyOne says, line by line: one that starts costs seconds."""
+    folder = tmp_path_factory.mktemp("none")
+    said = run(BEFORE.format(folder=str(folder / "db"))).splitlines()
+    assert not (folder / "db").exists()
+    return said
+
+
+BEFORE = """
+import sys, types, vkdlab.browse, vkdlab.browse.app
+from vkdlab.browse import database
+print({{'fiftyone', 'pymongo', 'starlette', 'hypercorn'}} & set(sys.modules))
+for there in (None, types.ModuleType('fiftyone')):
+    sys.modules['fiftyone'] = there
+    try:
+        database.connect({folder!r})
+    except database.BrowseError as error:
+        print(type(error).__name__, error)
 """
 
 
-def test_where_fiftyone_is_not_installed_the_message_ends_with_the_command(tmp_path):
-    blocked = "import sys; sys.modules['fiftyone'] = None\nfrom vkdlab.browse import database"
-    said = run(blocked + TRY.format(folder=str(tmp_path / "db")))
-    assert said == (
+def test_importing_the_database_module_imports_neither_fiftyone_nor_its_clients(before_fiftyone):
+    assert before_fiftyone[0] == "set()"
+
+
+def test_where_fiftyone_is_not_installed_the_message_ends_with_the_command(before_fiftyone):
+    assert before_fiftyone[1] == (
         "BrowseUnavailable FiftyOne is not installed. Browsing needs FiftyOne and its database. "
         "Install them by: pip install 'vkdlab[fiftyone]' -c constraints.txt"
     )
-    assert not (tmp_path / "db").exists()
 
 
-def test_where_fiftyone_was_imported_before_the_cure_is_said(tmp_path):
-    before = (
-        "import sys, types; sys.modules['fiftyone'] = types.ModuleType('fiftyone')\nfrom vkdlab.browse import database"
-    )
-    said = run(before + TRY.format(folder=str(tmp_path)))
-    assert said.startswith("BrowseError fiftyone was imported before")
-    assert "Restart the kernel" in said
-
-
-def test_importing_the_database_module_imports_neither_fiftyone_nor_its_clients():
-    code = "import sys, vkdlab.browse, vkdlab.browse.database, vkdlab.browse.app\n"
-    code += "print({'fiftyone', 'pymongo', 'starlette', 'hypercorn'} & set(sys.modules))"
-    assert run(code) == "set()"
+def test_where_fiftyone_was_imported_before_the_cure_is_said(before_fiftyone):
+    assert before_fiftyone[2].startswith("BrowseError fiftyone was imported before")
+    assert "Restart the kernel" in before_fiftyone[2]
 
 
 @pytest.fixture
