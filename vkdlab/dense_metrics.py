@@ -113,7 +113,7 @@ class AveragePrecision:
         true_boxes: Float32[np.ndarray, "m 4"],
         true_labels: Integer[np.ndarray, " m"],
         classes: int,
-        threshold: float = 0.5,
+        threshold: int | float = 0.5,
     ) -> AveragePrecision:
         """The answers for one picture.
 

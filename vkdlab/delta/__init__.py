@@ -13,34 +13,76 @@ and a form in which a small student needs no subtraction of whole maps.
 Notebook: `04_delta_features`.
 """
 
+from vkdlab.delta.choice import chosen
 from vkdlab.delta.convert import convert
 from vkdlab.delta.costs import Costs, Macs
+from vkdlab.delta.curves import Curves, measure_study
 from vkdlab.delta.deployment import load, save
+from vkdlab.delta.distill import Config, DeltaDistillation
+from vkdlab.delta.evaluate import agreement, consistency, cut, evaluate, follow
 from vkdlab.delta.gates import cost_loss, cost_share, sample_gate
 from vkdlab.delta.inspection import Inspection, LayerMaps
 from vkdlab.delta.layers import DeltaBlock, DeltaConv2d, spatial_svd, svd_rank
 from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import DeltaNetwork, Step, Traced
+from vkdlab.delta.points import Point, at_cost, points_of, table
+from vkdlab.delta.recipes import RECIPES, load_splits
+from vkdlab.delta.shown import busiest, class_maps, frames_of, pictures_of
 from vkdlab.delta.state import DeltaState
+from vkdlab.delta.student_files import latest_student, load_student, save_student
+from vkdlab.delta.study import Study, train_study
+from vkdlab.delta.tasks import DETECTION, SEGMENTATION
+from vkdlab.delta.tiles import StillTiles, receptive_reach
+from vkdlab.delta.watch import watch
 
 __all__ = [
+    "DETECTION",
+    "RECIPES",
+    "SEGMENTATION",
+    "Config",
     "Costs",
+    "Curves",
     "DeltaBlock",
     "DeltaConv2d",
+    "DeltaDistillation",
     "DeltaNetwork",
     "DeltaState",
     "Inspection",
     "LayerMaps",
     "Macs",
+    "Point",
     "Step",
+    "StillTiles",
+    "Study",
     "Traced",
+    "agreement",
+    "at_cost",
+    "busiest",
+    "chosen",
+    "class_maps",
+    "consistency",
     "convert",
     "cost_loss",
     "cost_share",
+    "cut",
+    "evaluate",
+    "follow",
+    "frames_of",
     "keep_freed_memory",
+    "latest_student",
     "load",
+    "load_splits",
+    "load_student",
+    "measure_study",
+    "pictures_of",
+    "points_of",
+    "receptive_reach",
     "sample_gate",
     "save",
+    "save_student",
     "spatial_svd",
     "svd_rank",
+    "table",
+    "train_study",
+    "watch",
 ]
