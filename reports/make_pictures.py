@@ -17,6 +17,7 @@ CHOSEN = {
     "01_data_and_manifests": "What is known exactly",
     "02_teacher_training": "A query and its answers",
     "03_kau_weights": "What each ingredient is worth",
+    "04_delta_features": "What it looks like",
     "08_browse_segments": "The student is wrong, a teacher right",
 }
 

@@ -87,9 +87,10 @@ def against_cost(
     plots.styled(
         figure,
         title=_won(points, metric, timed="ms" in axes),
-        subtitle=_joined(subtitle, _floors(points), "numbers: key-frame period"),
-        height=470,
+        subtitle="<br>".join(filter(None, (_joined(subtitle, "numbers: key-frame period"), _floors(points)))),
+        height=490,
     )
+    figure.update_layout(margin={"t": 98})
     return figure.update_yaxes(title_text=f"{metric} (%)", row=1, col=1)
 
 
