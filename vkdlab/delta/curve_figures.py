@@ -90,7 +90,7 @@ def against_cost(
         subtitle="<br>".join(filter(None, (_joined(subtitle, "numbers: key-frame period"), _floors(points)))),
         height=490,
     )
-    figure.update_layout(margin={"t": 98})
+    figure.update_layout(margin={"t": 112})
     return figure.update_yaxes(title_text=f"{metric} (%)", row=1, col=1)
 
 
