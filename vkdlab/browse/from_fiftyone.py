@@ -17,8 +17,7 @@ from vkdlab.browse import database
 from vkdlab.browse.documents import GT, KEPT, about, as_id, labelled, query_ids, update
 from vkdlab.browse.frames import seconds, support
 from vkdlab.data import Action, Dataset, Query, Question, Video
-from vkdlab.data.datasets import moment_error
-from vkdlab.data.feature_store import first_of
+from vkdlab.data.datasets import first_of, moment_error
 from vkdlab.predictions import FrameScores, Predictions
 
 if TYPE_CHECKING:

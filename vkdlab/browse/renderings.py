@@ -19,9 +19,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from vkdlab.data.datasets import Dataset, Video
+from vkdlab.data.datasets import Dataset, Video, first_of
 from vkdlab.data.encoders import FlowEncoder
-from vkdlab.data.feature_store import first_of
 from vkdlab.data.features import DECODED_BYTES, content_id
 from vkdlab.data.tabletop import labels
 from vkdlab.data.video import FrameReader, VideoError, write_video

@@ -26,7 +26,7 @@ from vkdlab.browse.facts import STUDENT, fact_names, facts
 from vkdlab.browse.figures import colours
 from vkdlab.browse.from_fiftyone import predictions_of
 from vkdlab.data import Dataset, VideoError
-from vkdlab.data.feature_store import first_of
+from vkdlab.data.datasets import first_of
 from vkdlab.predictions import TEACHER, Predictions
 from vkdlab.runs import Run
 

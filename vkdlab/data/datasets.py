@@ -242,6 +242,11 @@ def spread(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
 
 
+def first_of(names: list[str], *, separator: str = ", ") -> str:
+    """The first five of `names`, and how many more there are."""
+    return separator.join(names[:5]) + (f"{separator}and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _moments(row: Query | Action | Question) -> list[tuple[float, float]]:
     if isinstance(row, Question):
         return [row.evidence_s] if row.evidence_s else []

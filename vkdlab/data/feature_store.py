@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files import hash_of, read_json, write_json
-from .datasets import Dataset, Video
+from .datasets import Dataset, Video, first_of
 
 VERSION = 1
 """Goes up when extraction changes what it writes."""
@@ -275,8 +275,3 @@ def videos_of(dataset: Dataset | Sequence[Dataset]) -> Mapping[str, Video]:
     """The videos of one or several splits, by id."""
     splits = [dataset] if isinstance(dataset, Dataset) else list(dataset)
     return {name: video for split in splits for name, video in split.videos.items()}
-
-
-def first_of(names: list[str], *, separator: str = ", ") -> str:
-    """The first five of `names`, and how many more there are."""
-    return separator.join(names[:5]) + (f"{separator}and {len(names) - 5} more" if len(names) > 5 else "")

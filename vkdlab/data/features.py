@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..files import cache_dir, hash_of
 from ..weights import write_safetensors
-from .datasets import Dataset, Video
+from .datasets import Dataset, Video, first_of
 from .encoders import Encoder, clip_encoder
-from .feature_store import FeatureManifest, FeatureMismatch, FeatureStore, first_of, num_clips, open_features, videos_of
+from .feature_store import FeatureManifest, FeatureMismatch, FeatureStore, num_clips, open_features, videos_of
 from .sentences import Sentences, sentence_features
 from .video import FrameReader, VideoError
 from .workers import Task, only_one, work

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import atomic_path
-from .datasets import SPLITS, Dataset, Problem, Query, Video, moment_error, spread
-from .feature_store import first_of
+from .datasets import SPLITS, Dataset, Problem, Query, Video, first_of, moment_error, spread
 from .readers.common import clock_s
 from .video import FrameReader, VideoError
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .datasets import Dataset, Problem
+from .datasets import Dataset, Problem, first_of
 from .encoders import CLIP_ENCODERS
-from .feature_store import FeatureMismatch, FeatureStore, first_of, open_features
+from .feature_store import FeatureMismatch, FeatureStore, open_features
 from .features import extract, sentence_features
 from .grounding import GroundingDataset
 from .loading import load
