@@ -26,6 +26,14 @@ def test_a_held_out_answer_comes_from_teachers_that_never_saw_its_video(tiny):
         torch.testing.assert_close(ensemble.held_out.start[rows], said.start)
 
 
+def test_a_single_training_video_cannot_be_dealt_into_folds_and_the_validation_split_serves(tiny):
+    first = next(iter(tiny.splits.train.dataset.videos))
+    splits = dataclasses.replace(tiny.splits, train=tiny.splits.train.subset([first]))
+    ensemble = emtm.train_ensemble(splits, teachers={"span": TEACHERS["span"]}, **tiny.settings)
+    assert ensemble.held_out_by == "validation"
+    assert emtm.compare(ensemble).test["KAU"].ids == ensemble.test.ids
+
+
 def test_the_validation_split_takes_the_folds_place_where_it_is_asked_to(tiny):
     ensemble = emtm.train_ensemble(tiny.splits, teachers=TEACHERS, held_out_by="validation", **tiny.settings)
     assert list(ensemble.held_out.ids) == [query.id for query in tiny.splits.val.dataset.queries]
