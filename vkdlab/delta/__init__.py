@@ -13,6 +13,7 @@ and a form in which a small student needs no subtraction of whole maps.
 Notebook: `04_delta_features`.
 """
 
+from vkdlab.delta.browsable import predictions_of
 from vkdlab.delta.choice import chosen
 from vkdlab.delta.convert import convert
 from vkdlab.delta.costs import Costs, Macs
@@ -76,6 +77,7 @@ __all__ = [
     "measure_study",
     "pictures_of",
     "points_of",
+    "predictions_of",
     "receptive_reach",
     "sample_gate",
     "save",
