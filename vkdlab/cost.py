@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 def parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
@@ -41,12 +41,20 @@ def macs(function: Callable[..., Any], *inputs: Any) -> int:
     if was_training:
         function.eval()
     try:
-        with torch.no_grad(), _counted_attention(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _counted_attention(), FlopCounterMode(display=False, custom_mapping=_COUNTED) as counter:
             function(*inputs)
     finally:
         if was_training:
             function.train()
     return counter.get_total_flops() // 2
+
+
+def _convolution(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return conv_flop_count(list(x), list(weight), list(out_shape))
+
+
+# Torch's counter knows this convolution by its other name only.
+_COUNTED = {torch.ops.aten.mkldnn_convolution: _convolution}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from vkdlab.delta.costs import Macs
 from vkdlab.delta.folding import replace_module
 from vkdlab.delta.layers import DeltaConv2d, DeltaLayer, conv_macs
 from vkdlab.delta.network import DeltaNetwork, Layout
+from vkdlab.delta.quick import quicken
 from vkdlab.weights import load_tensors, put_weights, save_tensors
 
 
@@ -146,6 +147,7 @@ def _with_forms(network: DeltaNetwork, forms: dict[str, str], layout: Layout) ->
             replace_module(model, layer, DeployedSmall(layer) if form == "small" else DeployedFull(layer))
     if layout == "channels_last":
         model = model.to(memory_format=torch.channels_last)
+        quicken(model)
     recipe: dict[str, Any] = {**network.recipe, "forms": forms}
     return DeltaNetwork(model.requires_grad_(False), left=left, recipe=recipe, layout=layout)
 
