@@ -166,11 +166,19 @@ def test_splits_are_made_again_from_their_source(splits):
     assert splits.frame_shape == (3, 72, 96)
 
 
+def test_training_frames_are_cuts_where_the_recipe_says_so(splits):
+    data = teacher_training(Setting(splits, replace(RECIPE, crop=(48, 40)))).data
+    assert data.train[0].frames.shape[-2:] == (40, 48)
+    assert data.val[0].frames.shape[-2:] == (72, 96)
+
+
 def test_what_makes_no_sense_is_refused(splits):
     with pytest.raises(ValueError, match=r"Recipe\.width must be at least 1"):
         replace(RECIPE, width=0)
     with pytest.raises(ValueError, match="multiples of 8, got"):
         Recipe(teacher=TrainConfig(), student=TrainConfig(), size=(100, 72))
+    with pytest.raises(ValueError, match=r"Recipe\.crop is of multiples of 8, got \(48, 36\)"):
+        replace(RECIPE, crop=(48, 36))
     with pytest.raises(ValueError, match="profile is one of smoke, demo, full"):
         train_study(profile="huge")
     data = load_dense("tabletop", "train", profile="smoke", videos=3, progress=False)

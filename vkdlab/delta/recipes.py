@@ -34,6 +34,8 @@ class Recipe:
     """Of the built-in world; "objects" (shapes by colour) is hard enough to tell large networks from small ones."""
     size: tuple[int, int] | None = None
     """Width and height of frames, pixels, multiples of 8; None for the data's own."""
+    crop: tuple[int, int] | None = None
+    """Width and height of the cuts of training frames, pixels, likewise; None for whole frames."""
     videos: int | None = None
     """How many training videos, None for all; of the other splits a third as many."""
 
@@ -41,8 +43,10 @@ class Recipe:
         for name in ("width", "teacher_samples", "student_samples", "val_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Recipe.{name} must be at least 1, got {getattr(self, name)}")
-        if self.size is not None and (min(self.size) < 8 or self.size[0] % 8 or self.size[1] % 8):
-            raise ValueError(f"Recipe.size is of multiples of 8, got {self.size}")
+        for name in ("size", "crop"):
+            size = getattr(self, name)
+            if size is not None and (min(size) < 8 or size[0] % 8 or size[1] % 8):
+                raise ValueError(f"Recipe.{name} is of multiples of 8, got {size}")
 
 
 RECIPES: Mapping[str, Recipe] = {

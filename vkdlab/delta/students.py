@@ -261,7 +261,7 @@ def _training(
 ) -> Training:
     recipe, task, splits = setting.recipe, setting.task, setting.splits
     length = CLIP if kind == "delta" else 1
-    train = TrainingFrames(splits.train, gaps=gaps, samples=frames, boxes=task.boxes)
+    train = TrainingFrames(splits.train, gaps=gaps, samples=frames, size=recipe.crop, boxes=task.boxes)
     stride = max(length, len(splits.val) * length // recipe.val_frames)
     val = Clips(splits.val, length=length, stride=stride, boxes=task.boxes)
     config = recipe.student if kind in ("delta", "low rank") else recipe.teacher

@@ -197,7 +197,7 @@ def task(setup: dict[str, Any]) -> Work:
     """What a worker does: trains the network of a name."""
     given = dict(setup["recipe"])
     given |= {part: TrainConfig(**given[part]) for part in ("teacher", "student")}
-    given["size"] = None if given["size"] is None else tuple(given["size"])
+    given |= {part: given[part] and tuple(given[part]) for part in ("size", "crop")}
     setting = Setting(
         splits_from(setup["source"], progress=False), Recipe(**given), TASKS[setup["task"]], setup["seed"],
         setup["device"], setup["runs_dir"],
