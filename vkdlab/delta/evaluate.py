@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from vkdlab.data.dense import DenseDataset
 from vkdlab.data.dense_batches import as_input
 from vkdlab.delta.answers import mapped
+from vkdlab.delta.boxes import box_consistency, boxes_of, true_boxes
 from vkdlab.delta.frames import check_period
 from vkdlab.delta.inspection import drift
 from vkdlab.delta.network import DeltaNetwork
-from vkdlab.delta.tasks import Task
+from vkdlab.delta.tasks import SEGMENTATION, Task
 from vkdlab.dense_metrics import AveragePrecision, Confusion, temporal_consistency
+from vkdlab.metrics import Mean
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Measured:
 
     metric: str
     """Its name, such as "mIoU"."""
-    sums: tuple[Confusion | AveragePrecision, ...]
+    sums: tuple[Confusion | AveragePrecision | Mean, ...]
     """One per distance, from the key frame itself on."""
 
     @property
@@ -163,22 +165,30 @@ def agreement(
 
 
 def consistency(
-    network: DeltaNetwork, dense: DenseDataset, *, period: int, every: int = 1, batch: int = 32
+    network: DeltaNetwork,
+    dense: DenseDataset,
+    *,
+    period: int,
+    every: int = 1,
+    batch: int = 32,
+    task: Task = SEGMENTATION,
 ) -> dict[str, Measured]:
-    """Temporal consistency: mean IoU of a frame's classes with those of the frame before, carried along by the motion.
+    """Temporal consistency: how a frame's answers agree with those of the frame before, carried along by the motion.
 
+    Of classes of pixels the mean IoU; of boxes the share that meets one of the frame before (`box_consistency`, ours).
     Every sequence is one stream with key frames at its start and every `period` frames. The value at distance 0 is that
     of the step onto a key frame.
 
     Args:
-        network: answers with logits of each pixel's classes.
+        network: taught the task.
         dense: frames; their motion is exact in the built-in world and estimated elsewhere.
         period: frames from one key frame to the next.
         every: measures every so many-th frame; must share no factor with the period, or distances would be left out.
         batch: frames at a time.
+        task: what the network answers with.
 
     Returns:
-        "teacher", "delta", "copying" (the key frame's classes until the next one), and where there are labels,
+        "teacher", "delta", "copying" (the key frame's answers until the next one), and where there are labels,
         "labels": the most that can be reached. Nothing but the last is held against the truth, so what never changes is
         the more consistent the less moves.
 
@@ -196,25 +206,32 @@ def consistency(
     for i in needed:
         distance = _distance(dense, i, period)
         wanted[i - distance].append(distance)
-    found: dict[str, dict[int, np.ndarray]] = {"teacher": {}, "delta": {}}
+    answers = boxes_of if task.boxes else classes_of
+    found: dict[str, dict[int, Any]] = {"teacher": {}, "delta": {}}
     # Key frames are wanted in any case: copying shows their answers.
     for frames, output in per_frame_outputs(network.reference, dense, sorted({*needed, *wanted}), batch=batch):
-        found["teacher"] |= dict(zip(frames, classes_of(output), strict=True))
+        found["teacher"] |= dict(zip(frames, answers(output), strict=True))
         classes = output.shape[1]
     for _, frames, output in outputs(network, dense, wanted, batch=batch):
-        found["delta"] |= dict(zip(frames, classes_of(output), strict=True))
+        found["delta"] |= dict(zip(frames, answers(output), strict=True))
     found["copying"] = {i: found["teacher"][i - _distance(dense, i, period)] for i in needed}
     if dense.classes:
-        found["labels"] = {i: dense.labels(i) for i in needed}
-    most = {name: len(dense.classes) if name == "labels" else classes for name in found}
-    sums = {name: [Confusion(np.zeros((k, k + 1), np.int64))] * period for name, k in most.items()}
+        found["labels"] = {i: true_boxes(dense, i) if task.boxes else dense.labels(i) for i in needed}
+    sums: dict[str, list[Any]] = {name: [None] * period for name in found}
     for i in steps:
         motion, visible = dense.motion(i)
-        for name, answers in found.items():
-            sums[name][_distance(dense, i, period)] += temporal_consistency(
-                answers[i], answers[i - 1], motion=motion, visible=visible, classes=most[name]
-            )
-    return {name: Measured("temporal consistency", tuple(each)) for name, each in sums.items()}
+        for name, seen in found.items():
+            if task.boxes:
+                agreed = box_consistency(seen[i], seen[i - 1], motion=motion, visible=visible)
+            else:
+                agreed = temporal_consistency(
+                    seen[i], seen[i - 1], motion=motion, visible=visible,
+                    classes=len(dense.classes) if name == "labels" else classes,
+                )  # fmt: skip
+            row, place = sums[name], _distance(dense, i, period)
+            row[place] = agreed if row[place] is None else row[place] + agreed
+    metric = "share of boxes that are met" if task.boxes else "temporal consistency"
+    return {name: Measured(metric, tuple(each)) for name, each in sums.items()}
 
 
 def cut(dense: DenseDataset, *, before: int = 8, after: int = 12, sequences: tuple[int, int] = (0, 1)) -> list[int]:

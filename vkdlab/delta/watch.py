@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vkdlab.data.video import FrameReader, write_video
-from vkdlab.delta.detector import Detections, decode
+from vkdlab.delta.boxes import boxes_of
+from vkdlab.delta.detector import Detections
 from vkdlab.delta.frames import check_period
 from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import Step
@@ -34,8 +35,6 @@ from vkdlab.delta.tasks import Truth
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_SCORE = 0.3
-"""Score from which a thing counts as found, where a detector is watched."""
 _CHUNK = 32
 _WARM_UP = 2
 
@@ -250,7 +249,7 @@ class _Watching:
 
     def _answer(self, output: Tensor) -> np.ndarray | Detections:
         if self.student.task.boxes:
-            return decode(output, classes=len(self.student.classes) - 1, least=LEAST_SCORE)[0]
+            return boxes_of(output)[0]
         return output.argmax(1)[0].numpy()
 
     def _ms(self) -> tuple[float, float]:
