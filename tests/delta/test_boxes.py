@@ -106,7 +106,7 @@ def test_consistency_of_detectors_is_counted_step_by_step(dense, network):
                 counts[name][t % period][1] += part.count
     assert {name: [[each.sum, each.count] for each in row.sums] for name, row in measured.items()} == counts
     assert counts["delta"][1][1] > 10
-    assert {row.metric for row in measured.values()} == {"share of boxes that are met"}
+    assert {row.metric for row in measured.values()} == {"boxes that meet one"}
     assert measured["labels"].value > 0.9
 
 

@@ -28,7 +28,7 @@ from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import DeltaNetwork, Step, Traced
 from vkdlab.delta.points import Point, at_cost, points_of, table
 from vkdlab.delta.recipes import RECIPES, load_splits
-from vkdlab.delta.shown import busiest, class_maps, frames_of, pictures_of
+from vkdlab.delta.shown import busiest, class_maps, found_boxes, frames_of, pictures_of
 from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import latest_student, load_student, save_student
 from vkdlab.delta.study import Study, train_study
@@ -68,6 +68,7 @@ __all__ = [
     "cut",
     "evaluate",
     "follow",
+    "found_boxes",
     "frames_of",
     "keep_freed_memory",
     "latest_student",

@@ -230,7 +230,7 @@ def consistency(
                 )  # fmt: skip
             row, place = sums[name], _distance(dense, i, period)
             row[place] = agreed if row[place] is None else row[place] + agreed
-    metric = "share of boxes that are met" if task.boxes else "temporal consistency"
+    metric = "boxes that meet one" if task.boxes else "temporal consistency"
     return {name: Measured(metric, tuple(each)) for name, each in sums.items()}
 
 

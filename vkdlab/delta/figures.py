@@ -164,7 +164,7 @@ def masks(
     rows["differs"] = np.where(differs[..., None], np.array([213, 0, 60]), faint).astype(np.uint8)
     names = list(names) or [str(place) for place in range(len(frames))]
     worst = int(shares.argmax())
-    figure = _gallery(rows, [f"{name}<br>{share:.1f} %" for name, share in zip(names, shares, strict=True)])
+    figure = gallery(rows, [f"{name}<br>{share:.1f} %" for name, share in zip(names, shares, strict=True)])
     seen = np.unique(np.concatenate([each.reshape(-1) for each in answers.values()]))
     for k in seen[: _MOST_NAMED if len(seen) > _MOST_NAMED else None]:
         if k < len(classes):
@@ -208,16 +208,18 @@ def consistent(
     if abs(gain) < 0.05:
         title = "The delta network is as consistent as its teacher"
     colours = {(names or {}).get(source, source): COLOURS.get(source, plots.PALETTE[4]) for source in measured}
+    metric = measured["delta"].metric
+    how = "mean IoU" if metric == "temporal consistency" else "agreement of boxes"
     return plots.bars(
         values,
         title=title,
-        subtitle=_joined(subtitle, "mean IoU with the frame before, carried along by the motion"),
-        y="temporal consistency (%)",
+        subtitle=_joined(subtitle, f"{how} with the frame before, carried along by the motion"),
+        y=f"{metric} (%)",
         colours=colours,
     ).update_yaxes(range=[0, 109], dtick=20)
 
 
-def _gallery(rows: Mapping[str, Shaped[np.ndarray, "t h w 3"]], names: Sequence[str]) -> go.Figure:
+def gallery(rows: Mapping[str, Shaped[np.ndarray, "t h w 3"]], names: Sequence[str]) -> go.Figure:
     """Rows of pictures with their names at the left, and names of the columns under them."""
     count = len(names)
     height, width = next(iter(rows.values())).shape[1:3]

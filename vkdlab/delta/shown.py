@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vkdlab.data.dense import DenseDataset
 from vkdlab.data.dense_batches import as_input
+from vkdlab.delta.boxes import boxes_of, true_boxes
+from vkdlab.delta.detector import Detections
 from vkdlab.delta.network import DeltaNetwork
 
 
@@ -68,3 +70,23 @@ def class_maps(
     seen = {"teacher": teacher, "delta": delta}
     maps = {name: torch.stack(each).numpy().astype(np.uint8) for name, each in seen.items()}
     return {"truth": np.stack([dense.labels(i) for i in indices]).astype(np.uint8)} | maps
+
+
+@torch.inference_mode()
+def found_boxes(network: DeltaNetwork, dense: DenseDataset, indices: Sequence[int]) -> dict[str, list[Detections]]:
+    """The true boxes, the teacher's and the delta network's, frame by frame; the first frame is the key frame.
+
+    Args:
+        network: a detector.
+        dense: frames with boxes.
+        indices: numbers of frames that follow one another.
+
+    Raises:
+        ValueError: the data set has no boxes.
+    """
+    state, teacher, delta = None, [], []
+    for frame in frames_of(dense, indices):
+        output, state = network(frame, state)
+        delta += boxes_of(output)
+        teacher += boxes_of(network.reference(frame))
+    return {"truth": [true_boxes(dense, i) for i in indices], "teacher": teacher, "delta": delta}
