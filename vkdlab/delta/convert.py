@@ -2,7 +2,8 @@
 
 As in the released code, the first and the last convolution, depth-wise ones and those of squeeze-and-excitation stay as
 they are. Ours: a convolution whose small student would not be cheaper stays too, and so does what is no plain
-convolution (transposed, 1-d, 3-d, parametrised, complex, lazy); `DeltaNetwork.left` says why, by name.
+convolution (transposed, 1-d, 3-d, parametrised, complex, lazy); `DeltaNetwork.left` says why, by name. What a network's
+own code does otherwise once a layer is replaced is found by showing it a frame, and refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from vkdlab.delta import folding
 from vkdlab.delta.layers import POLICIES, DeltaBlock, DeltaConv2d, DeltaLayer, Policy, pair_macs, svd_rank
 from vkdlab.delta.network import DeltaNetwork
+from vkdlab.delta.probing import check_answers
 
 _PROBE = 64
 
@@ -42,7 +44,8 @@ def convert(
 
     Raises:
         ValueError: no convolution to convert; the message says why each was left. Unknown names, a block that no
-            student fits, a gamma or a policy out of range, or a network that was converted before.
+            student fits, a gamma or a policy out of range, a network that was converted before, or one that answers
+            otherwise once its layers are replaced; the message names these.
     """
     if not gamma >= 1:
         raise ValueError(f"gamma must be at least 1, got {gamma}")
@@ -57,7 +60,8 @@ def convert(
     _check_names(blocks, names, "blocks")
     recipe = {"gamma": gamma, "policy": policy, "skip": list(skip), "blocks": list(blocks), "fold": fold}
 
-    model = copy.deepcopy(model).eval()
+    original = copy.deepcopy(model).eval()
+    model = copy.deepcopy(original)
     graph = folding.trace(model)
     if fold:
         folding.fold_batch_norms(model, graph)
@@ -87,7 +91,9 @@ def convert(
     for name, old, layer in layers:
         layer.name = name
         folding.replace_module(model, old, layer)
-    return DeltaNetwork(model, left=left, recipe=recipe)
+    network = DeltaNetwork(model, left=left, recipe=recipe)
+    check_answers(original, network)
+    return network
 
 
 def _left(

@@ -49,10 +49,7 @@ class DeltaState:
             ValueError: the frame is not of the key frame's shape, type and device.
         """
         self.check_frame(frame)
-        axes = (1, 2, 3)
-        change = (frame - self.frame).square().mean(axes)
-        contrast = (self.frame - self.frame.mean((2, 3), keepdim=True)).square().mean(axes)
-        return (change / contrast.clamp(min=torch.finfo(frame.dtype).tiny)).nan_to_num().max().item()
+        return energy_of(frame, self.frame)
 
     def check_frame(self, frame: Tensor) -> None:
         """Raises a ValueError if the frame cannot follow the key frame."""
@@ -78,6 +75,14 @@ class DeltaState:
     def after(self) -> DeltaState:
         """The same memory, one frame later."""
         return replace(self, age=self.age + 1)
+
+
+def energy_of(frame: Tensor, key: Tensor) -> float:
+    """How much of a frame is new since a key frame of the same shape (b, 3, h, w), as `DeltaState.energy` says it."""
+    axes = (1, 2, 3)
+    change = (frame - key).square().mean(axes)
+    contrast = (key - key.mean((2, 3), keepdim=True)).square().mean(axes)
+    return (change / contrast.clamp(min=torch.finfo(frame.dtype).tiny)).nan_to_num().max().item()
 
 
 class Pass:
@@ -124,6 +129,11 @@ class Pass:
         name = layer.name
         self.calls[name] += 1
         call = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
+        if x.ndim != 4:
+            raise ValueError(
+                f"the layer {name!r} was given a map of shape {tuple(x.shape)}, not (b, c, h, w). Leave this layer as "
+                f"it is: convert(..., skip=[{name!r}])"
+            )
         if self.watch:
             self.inputs[call] = x.clone()
         if self.kind == "teacher":
