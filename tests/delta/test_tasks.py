@@ -4,7 +4,7 @@ import torch
 
 from vkdlab.data.dense import load_dense
 from vkdlab.data.dense_batches import DenseBatch
-from vkdlab.delta.tasks import DETECTION, SEGMENTATION, TASKS, Truth
+from vkdlab.delta.tasks import DETECTION, SEGMENTATION, TASKS, Truth, task_of
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +108,12 @@ def test_the_truth_of_a_batch_is_in_the_order_of_its_frames():
     assert last.labels.flatten().tolist() == [2, 5]
     assert [row[0, 0].item() for row in last.boxes] == [2, 12]
     assert [row.item() for row in Truth.of(batch, frame=0).box_labels] == [1, 2]
+
+
+def test_a_task_is_had_by_its_name_where_the_data_has_what_it_needs():
+    assert task_of("detection", data="tabletop") is DETECTION
+    assert task_of("segmentation", data="camvid") is SEGMENTATION
+    with pytest.raises(ValueError, match='learns from boxes, which camvid does not have: take data "tabletop"'):
+        task_of("detection", data="camvid")
+    with pytest.raises(ValueError, match="task is one of segmentation, detection, got 'boxes'"):
+        task_of("boxes", data="tabletop")

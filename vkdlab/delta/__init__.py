@@ -32,7 +32,7 @@ from vkdlab.delta.shown import busiest, class_maps, found_boxes, frames_of, pict
 from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import latest_student, load_student, save_student
 from vkdlab.delta.study import Study, train_study
-from vkdlab.delta.tasks import DETECTION, SEGMENTATION
+from vkdlab.delta.tasks import DETECTION, SEGMENTATION, task_of
 from vkdlab.delta.tiles import StillTiles, receptive_reach
 from vkdlab.delta.watch import watch
 
@@ -86,6 +86,7 @@ __all__ = [
     "spatial_svd",
     "svd_rank",
     "table",
+    "task_of",
     "train_study",
     "watch",
 ]

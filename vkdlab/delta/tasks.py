@@ -195,3 +195,20 @@ SEGMENTATION = Segmentation()
 DETECTION = Detection()
 TASKS = {task.name: task for task in (SEGMENTATION, DETECTION)}
 """By name."""
+
+
+def task_of(name: str, *, data: str) -> Task:
+    """A task by its name, for a data set that has what it is taught with.
+
+    Args:
+        name: "segmentation" or "detection".
+        data: name of the data set.
+
+    Raises:
+        ValueError: no such task, or detection on a data set without boxes.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task is one of {', '.join(TASKS)}, got {name!r}")
+    if TASKS[name].boxes and data != "tabletop":
+        raise ValueError(f'{name} learns from boxes, which {data} does not have: take data "tabletop"')
+    return TASKS[name]
