@@ -28,6 +28,13 @@ def test_it_gives_what_the_plain_convolution_gives(form, count):
         torch.testing.assert_close(quick(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
+def test_a_map_without_an_axis_of_the_batch_is_convolved_too():
+    plain = nn.Conv2d(3, 4, 3)
+    x = torch.randn(3, 7, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(QuickConv2d(plain)(x), plain(x))
+
+
 def test_weights_are_shared_and_keep_their_names():
     plain = nn.Conv2d(3, 4, 3)
     quick = QuickConv2d(plain)

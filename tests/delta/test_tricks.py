@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations
 
 from tests.delta.small_networks import Chain, randomise, video
 from vkdlab.delta import convert
-from vkdlab.delta.folding import trace
+from vkdlab.delta.folding import hidden_modules, trace
 from vkdlab.delta.probing import check_answers
 
 
@@ -331,6 +331,37 @@ def test_what_a_networks_own_code_does_otherwise_with_a_replaced_layer_is_refuse
     frames = video(3)
     for frame, output in zip(frames, network.stream(frames), strict=True):
         _close(output, model(frame))
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_a_layer_is_called_by_the_name_that_a_convolution_gives_its_input(deploy):
+    class Named(Chain):
+        def forward(self, x):
+            return self.last(input=self.middle[0](input=self.first(input=x)))
+
+    model = Named(nn.Conv2d(8, 8, 3, padding=1))
+    network = _open(convert(model))
+    frames = video(3)
+    for frame, output in zip(frames, (network.deploy() if deploy else network).stream(frames), strict=True):
+        _close(output, model(frame))
+
+
+def test_a_map_without_an_axis_of_the_batch_is_refused_by_the_layers_name_where_no_frame_told_before():
+    class Sometimes(Chain):
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(self.middle[0](x) if x.shape[2] > 32 else self.middle[0](x[0])[None])
+
+    network = convert(Sometimes(nn.Conv2d(8, 8, 3, padding=1)))
+    with pytest.raises(ValueError, match=r"the layer 'middle.0' was given a map of shape \(8, 24, 32\).*skip="):
+        network(video(1)[0])
+
+
+def test_a_list_that_holds_itself_is_looked_through():
+    model = Listed()
+    model.order.append(model.order)
+    model.order.append({"all": model.order})
+    assert hidden_modules(model) == {id(model.b), id(model.norm)}
 
 
 def test_layers_that_are_passed_over_once_they_are_replaced_are_named():

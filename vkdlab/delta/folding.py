@@ -83,14 +83,14 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 def hidden_modules(model: nn.Module) -> set[int]:
     """Identities of modules that are also kept in plain lists, tuples or dictionaries, past their registration."""
     found: set[int] = set()
+    seen: set[int] = set()  # a list may hold itself
 
     def look(value: object) -> None:
         if isinstance(value, nn.Module):
             found.update(id(inner) for inner in value.modules())
-        elif isinstance(value, dict):
-            look(list(value.values()))
-        elif isinstance(value, list | tuple | set):
-            for item in value:
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            for item in value.values() if isinstance(value, dict) else value:
                 look(item)
 
     for module in model.modules():

@@ -122,8 +122,9 @@ class DeltaLayer(nn.Module):
         """Multiply-accumulates of one call, for an input and an output of these shapes."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        return current_pass(self.name).through(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        # Named as a convolution's is, for a network may call it by that name.
+        return current_pass(self.name).through(self, input)
 
     def __getattr__(self, name: str):
         # A network may read its convolution's weight or stride; it then gets the teacher's.
