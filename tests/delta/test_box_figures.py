@@ -127,3 +127,8 @@ def test_consistency_of_boxes_is_not_called_an_iou():
     assert "12.5 points more consistent" in figure.layout.title.text
     assert "IoU" not in figure.layout.title.text
     assert figure.layout.yaxis.title.text == "boxes that meet one (%)"
+
+
+def test_detectors_that_find_nothing_are_not_compared():
+    measured = {name: Measured("boxes that meet one", (Mean(), Mean())) for name in ("teacher", "delta")}
+    assert consistent(measured).layout.title.text.startswith("Nothing was found")

@@ -205,7 +205,9 @@ def consistent(
         values[(names or {}).get(source, source)] = parts
     gain = 100 * (measured["delta"].value - measured["teacher"].value)
     title = f"The delta network is {abs(gain):.1f} points {'more' if gain > 0 else 'less'} consistent than its teacher"
-    if abs(gain) < 0.05:
+    if np.isnan(gain):
+        title = "Nothing was found that could be held against the frame before"
+    elif abs(gain) < 0.05:
         title = "The delta network is as consistent as its teacher"
     colours = {(names or {}).get(source, source): COLOURS.get(source, plots.PALETTE[4]) for source in measured}
     metric = measured["delta"].metric
