@@ -212,6 +212,20 @@ def test_boxes_of_a_detector_are_drawn_for_both():
     assert not red(sheet().draw(shown(teacher=one, student=none, agreement=math.nan))).any()
 
 
+def test_boxes_carry_the_names_of_their_classes_within_the_picture():
+    corners = [(20.0, 20.0, 60.0, 60.0), (90.0, 0.0, 96.0, 30.0)]  # one with no room above nor at its right
+    two = Detections(torch.tensor(corners), torch.tensor([0.9, 0.5]), torch.tensor([1, 2]))
+    long, short = (
+        sheet(classes=("background", name, "b", *"cdefgh")).draw(shown(teacher=two, student=two))
+        for name in ("a very long name", "a")
+    )
+    assert (long != short).any()
+    named = sheet(classes=("background", "a", "a very long name", *"cdefgh")).draw(shown(teacher=two, student=two))
+    assert (named != short).any()
+    head = slice(0, 22)
+    assert (named[head] == short[head]).all()  # nothing was written outside
+
+
 def test_the_curve_goes_on_from_frame_to_frame_and_a_threshold_is_a_line():
     drawn = sheet()
     blue = [(np.abs(drawn.draw(shown(energy=0.2 * i)).astype(int) - (0, 114, 178)) < 25).all(-1) for i in range(10)]
@@ -225,6 +239,17 @@ def test_the_legend_names_few_classes_and_leaves_out_many():
     few, many = sheet(classes=("a",) * 9).draw(shown()), sheet(classes=("a",) * 51).draw(shown())
     assert few.shape[0] == many.shape[0] + 40
     assert all(side % 2 == 0 for side in (*few.shape[:2], *many.shape[:2]))
+
+
+def test_the_command_runs_a_detector(monkeypatch, capsys, tmp_path, dataset, video):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "student", dataset, task=DETECTION)
+    assert call(monkeypatch, "delta", video, "--student", tmp_path / "student") == 0
+    who, _, head, *_ = capsys.readouterr().out.splitlines()
+    assert who.startswith("Delta network: detection, trained on tabletop smoke")
+    assert "mAP@0.5 against the teacher, %" in head
+    (written,) = tmp_path.glob("*.mp4")
+    assert FrameReader(written).num_frames == 12
 
 
 def test_the_command_prints_a_table_and_writes_the_video(monkeypatch, capsys, tmp_path, student, video):

@@ -66,7 +66,7 @@ class SideBySide:
     ):
         width, height = size
         self._panel = PANEL, 2 * round(PANEL * height / width / 2)
-        self._colours = class_colours(len(classes))
+        self._classes, self._colours = tuple(classes), class_colours(len(classes))
         self._count, self._metric = count, metric
         self._points: list[tuple[int, int]] = []
         self._strip = self._axes(count / fps, threshold)
@@ -118,9 +118,14 @@ class SideBySide:
         thickness: int = 2,
     ) -> np.ndarray:
         scale = np.array([self._panel[0] / frame.shape[1], self._panel[1] / frame.shape[0]] * 2)
-        for box, label in zip(found.boxes.numpy(), found.labels.tolist(), strict=True):
-            x0, y0, x1, y1 = (box * scale).round().astype(int).tolist()
+        shown = list(
+            zip((found.boxes.numpy() * scale).round().astype(int).tolist(), found.labels.tolist(), strict=True)
+        )
+        for (x0, y0, x1, y1), label in shown:
             cv2.rectangle(picture, (x0, y0), (x1, y1), colour or self._colours[label].tolist(), thickness)
+        if colour is None:  # the names last, so that no box hides one
+            for ((x0, y0, _, _), label), score in zip(shown, found.scores.tolist(), strict=True):
+                _tag(picture, f"{self._classes[label]} {score:.2f}", (x0, y0), self._colours[label].tolist())
         return picture
 
     def _titled(self, title: str, picture: np.ndarray) -> np.ndarray:
@@ -180,6 +185,18 @@ def _legend(classes: Sequence[str], colours: np.ndarray, *, width: int) -> np.nd
 
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, _DARK, 1, cv2.LINE_AA)
+
+
+def _tag(picture: np.ndarray, text: str, corner: tuple[int, int], colour: list[int]) -> None:
+    """A name on its colour, above the upper left corner of a box, and never beyond the picture."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.35, 1)
+    x = max(min(corner[0], picture.shape[1] - width), 0)
+    y = max(corner[1], height + below)
+    cv2.rectangle(picture, (x, y - height - below), (x + width, y), colour, -1)
+    bright = np.dot(colour, (0.3, 0.6, 0.1)) > 140
+    cv2.putText(
+        picture, text, (x, y - below // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.35, _DARK if bright else _WHITE, 1, cv2.LINE_AA
+    )  # fmt: skip
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
