@@ -8,7 +8,7 @@ from vkdlab.data.dense import load_dense
 from vkdlab.delta import DeltaNetwork
 from vkdlab.delta.baselines import macs_of
 from vkdlab.delta.distill import Config
-from vkdlab.delta.recipes import RECIPES, DenseSplits, Recipe, load_splits, splits_from
+from vkdlab.delta.recipes import RECIPES, DenseSplits, Recipe, load_splits, recipe_for, splits_from
 from vkdlab.delta.student_files import latest_student, load_student
 from vkdlab.delta.students import (
     Setting,
@@ -184,3 +184,14 @@ def test_what_makes_no_sense_is_refused(splits):
     data = load_dense("tabletop", "train", profile="smoke", videos=3, progress=False)
     with pytest.raises(ValueError, match=r"same samples|share"):
         teacher_training(Setting(DenseSplits(data, data, data), RECIPE))
+
+
+def test_a_recipe_is_had_by_data_profile_and_task():
+    assert recipe_for("tabletop", "full") == RECIPES["full"]
+    assert recipe_for("tabletop", "smoke", "detection") == RECIPES["smoke"]
+    boxes = recipe_for("tabletop", "full", "detection")
+    assert boxes.size[0] < 160  # what is easy to find teaches nothing about large networks
+    with pytest.raises(ValueError, match="profile is one of smoke, demo, full, got 'fast'"):
+        recipe_for("tabletop", "fast")
+    with pytest.raises(ValueError, match="boxes, which camvid does not have"):
+        recipe_for("camvid", "full", "detection")

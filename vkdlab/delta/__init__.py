@@ -27,7 +27,7 @@ from vkdlab.delta.layers import DeltaBlock, DeltaConv2d, spatial_svd, svd_rank
 from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import DeltaNetwork, Step, Traced
 from vkdlab.delta.points import Point, at_cost, points_of, table
-from vkdlab.delta.recipes import RECIPES, load_splits
+from vkdlab.delta.recipes import RECIPES, load_splits, recipe_for
 from vkdlab.delta.shown import busiest, class_maps, found_boxes, frames_of, pictures_of
 from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import latest_student, load_student, save_student
@@ -80,6 +80,7 @@ __all__ = [
     "points_of",
     "predictions_of",
     "receptive_reach",
+    "recipe_for",
     "sample_gate",
     "save",
     "save_student",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vkdlab.data.dense import DenseDataset, load_dense
+from vkdlab.delta.tasks import task_of
 from vkdlab.training import TrainConfig
 
 
@@ -77,6 +78,30 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }
 """Per profile: "smoke" takes seconds, "demo" the notebook's minutes, "full" is what evidence is made with."""
+_BOXES = Recipe(
+    teacher=TrainConfig(epochs=8, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
+    student=TrainConfig(epochs=4, batch_size=4, lr=2e-3, num_threads=1, precision="bf16-mixed"),
+    width=80,
+    student_samples=300,
+    classes="objects",
+    size=(64, 48),  # in larger pictures a small detector finds nearly all, and a wide one has no purpose
+)
+
+
+def recipe_for(data: str, profile: str, task: str = "segmentation") -> Recipe:
+    """How networks for some data and task are trained: `RECIPES`, but for the full one of detection.
+
+    Args:
+        data: name of the data set.
+        profile: "smoke", "demo" or "full".
+        task: "segmentation" or "detection".
+
+    Raises:
+        ValueError: no such profile or task, or detection on a data set without boxes.
+    """
+    if profile not in RECIPES:
+        raise ValueError(f"profile is one of {', '.join(RECIPES)}, got {profile!r}")
+    return _BOXES if task_of(task, data=data).boxes and profile == "full" else RECIPES[profile]
 
 
 @dataclass(frozen=True)

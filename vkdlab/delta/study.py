@@ -13,7 +13,7 @@ from vkdlab.data.workers import Task as Work
 from vkdlab.data.workers import work
 from vkdlab.delta.baselines import gamma_for, width_for
 from vkdlab.delta.distill import Config
-from vkdlab.delta.recipes import RECIPES, DenseSplits, Recipe, load_splits, splits_from
+from vkdlab.delta.recipes import DenseSplits, Recipe, load_splits, recipe_for, splits_from
 from vkdlab.delta.students import (
     Setting,
     Trained,
@@ -143,7 +143,7 @@ def train_study(
 
     Args:
         splits: of `load_splits`; by default tabletop as the recipe wants it.
-        profile: "smoke", "demo" or "full": which of `RECIPES`.
+        profile: "smoke", "demo" or "full": which recipe of `recipe_for`.
         recipe: in place of the profile's.
         task: what is taught.
         seed: of everything.
@@ -159,9 +159,7 @@ def train_study(
         ValueError: a profile, `which` or a name that is none.
     """
     if recipe is None:
-        if profile not in RECIPES:
-            raise ValueError(f"profile is one of {', '.join(RECIPES)}, got {profile!r}")
-        recipe = RECIPES[profile]
+        recipe = recipe_for(splits.train.name if splits else "tabletop", profile, task.name)
     names = names_of(gammas=gammas, which=which) if only is None else [TEACHER, *(n for n in only if n != TEACHER)]
     splits = load_splits(recipe=recipe, workers=workers, progress=progress) if splits is None else splits
     setting = Setting(splits, recipe, task, seed, device, None if runs_dir is None else os.fspath(runs_dir))
