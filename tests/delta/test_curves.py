@@ -26,7 +26,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def curves(study):
-    return delta.measure_study(study, periods=PERIODS, every=20, repeats=2, progress=False)
+    return delta.measure_study(study, periods=PERIODS, every=20, repeats=2, threads=(1, 2), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,32 @@ def test_the_report_holds_every_point_and_what_copying_reaches_at_the_same_cost(
         <= found["copying the key frame, at the cost of delta 4, period 2 mIoU"]
         <= expected[1] + 1e-9
     )
+
+
+def test_a_rival_of_the_same_cost_lies_between_the_small_network_and_the_teacher(study, curves):
+    (point,) = [point for point in curves.of("delta 4") if point.period == 2]
+    (teacher,), (small,) = curves.of("teacher"), curves.of("small (period 4)")
+    share = (point.gmac - small.gmac) / (teacher.gmac - small.gmac)
+    assert 0 < share < 1
+    expected = small.value + share * (teacher.value - small.value)
+    found = curves.metrics("mIoU")
+    assert found["smaller networks, at the cost of delta 4, period 2 mIoU"] == pytest.approx(expected)
+    assert set(curves.rivals()) == {"copying the key frame", "smaller networks", "low-rank networks"}
+
+
+def test_times_are_kept_for_every_number_of_threads(curves):
+    assert set(curves.times_by_threads) == {1, 2}
+    assert curves.times == curves.times_by_threads[1]
+    found = curves.metrics("mIoU")
+    faster = curves.times_by_threads[2]["delta 4"][2].faster_than(curves.times_by_threads[2]["teacher"][1])[0]
+    assert found["delta 4, period 2 times faster on 2 threads"] == faster
+    (copied,) = [point for point in curves.of("copying the key frame") if point.period == 4]
+    assert copied.ms == pytest.approx(curves.of("teacher")[0].ms / 4)
+
+
+def test_what_was_not_timed_has_no_times(study):
+    untimed = delta.measure_study(study, periods=(1, 2), every=20, repeats=0, progress=False)
+    assert not [name for name in untimed.metrics("mIoU") if " ms" in name or "faster" in name]
 
 
 def test_the_busiest_stretch_is_the_one_that_moves_most(dense):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -14,12 +14,15 @@ from vkdlab.delta.convert import convert
 from vkdlab.delta.evaluate import Measured, evaluate
 from vkdlab.delta.floors import copying, per_frame
 from vkdlab.delta.latency import FrameTime, interleaved
-from vkdlab.delta.points import Point, at_cost, points_of
+from vkdlab.delta.points import Axis, Point, at_cost, points_of
 from vkdlab.delta.study import TEACHER, Study
 
 PERIODS = (1, 2, 4, 8, 16)
 COPY = "copying the key frame"
 UNTRAINED = "delta 4, untrained"
+RIVALS = {"small": "smaller networks", "low rank": "low-rank networks"}
+"""Per-frame networks by kind: the line through them and the teacher is what such a network of any cost would reach."""
+COSTS: Mapping[Axis, str] = {"gmac": "at the cost", "ms": "at the ms"}
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,29 @@ class Curves:
     measured: Mapping[str, Measured]
     """Name to the metric by distance from the key frame."""
     times: Mapping[str, Mapping[int, FrameTime]]
-    """Name to period to time; empty where nothing was timed."""
+    """Name to period to time, on the first number of threads; empty where nothing was timed."""
+    times_by_threads: Mapping[int, Mapping[str, Mapping[int, FrameTime]]] = field(default_factory=dict)
+    """The same by number of threads, all of them."""
 
     def of(self, name: str) -> list[Point]:
         """The points of one network, cheapest last."""
         return sorted((point for point in self.points if point.name == name), key=lambda point: point.period)
 
+    def rivals(self) -> dict[str, list[Point]]:
+        """By name, the curves that a delta network has to beat: copying, and per-frame networks of any cost."""
+        teacher = self.of(TEACHER)
+        found = {COPY: self.of(COPY)}
+        for kind, name in RIVALS.items():
+            same = [point for point in self.points if point.kind == kind]
+            if same:
+                found[name] = [replace(point, name=name) for point in (*teacher, *same)]
+        return found
+
     def metrics(self, metric: str) -> dict[str, float]:
-        """All numbers by "network, period n what", as the notebook keeps them."""
+        """All numbers by "network, period n what", as the notebook keeps them.
+
+        "X, at the cost of Y" is what rivals X reach at the GMAC of the delta network Y, "at the ms of" at its time.
+        """
         found = {}
         for point in self.points:
             name = f"{point.name}, period {point.period}"
@@ -46,16 +64,20 @@ class Curves:
             found[f"{name} GMAC"] = point.gmac
             if not math.isnan(point.ms):
                 found[f"{name} ms"] = point.ms
-        copies = self.of(COPY)
+        rivals = self.rivals()
         for point in self.points:
-            if point.kind == "delta" and min(each.gmac for each in copies) <= point.gmac:
-                name = f"{COPY}, at the cost of {point.name}, period {point.period}"
-                found[f"{name} {metric}"] = at_cost(copies, point.gmac)
-        for name, by_period in self.times.items():
-            for period, time in by_period.items():
-                if name != TEACHER:
-                    faster = time.faster_than(self.times[TEACHER][1])
-                    found[f"{name}, period {period} times faster"] = float(np.atleast_1d(faster)[0])
+            for rival, points in rivals.items() if point.kind == "delta" else ():
+                for axis, words in COSTS.items():
+                    cost = getattr(point, axis)
+                    value = math.nan if math.isnan(cost) else at_cost(points, cost, axis=axis)
+                    if not math.isnan(value):
+                        found[f"{rival}, {words} of {point.name}, period {point.period} {metric}"] = value
+        for threads, times in self.times_by_threads.items():
+            on = "" if threads == 1 else f" on {threads} threads"
+            for name, by_period in times.items():
+                for period, time in by_period.items():
+                    if name != TEACHER:
+                        found[f"{name}, period {period} times faster{on}"] = time.faster_than(times[TEACHER][1])[0]
         return found
 
 
@@ -65,6 +87,7 @@ def measure_study(
     periods: Sequence[int] = PERIODS,
     every: int = 5,
     repeats: int = 10,
+    threads: Sequence[int] = (1,),
     progress: bool = True,
 ) -> Curves:
     """Measures every network of a study on the test split, all on the same frames.
@@ -78,6 +101,7 @@ def measure_study(
         periods: frames from one key frame to the next; 1 is the teacher alone.
         every: measures every so many-th frame.
         repeats: timed rounds; 0 for none.
+        threads: CPU threads that times are taken on, one after the other; points have those of the first.
         progress: shows a progress bar.
 
     Raises:
@@ -90,10 +114,11 @@ def measure_study(
     deltas = {name: each.network for name, each in study.of_kind("delta").items()}
     untrained = convert(study.teacher.network, gamma=4)
     timed = {name: each.network for name, each in study.trained.items()}
-    times: Mapping[str, Mapping[int, FrameTime]] = {}
+    by_threads: dict[int, Mapping[str, Mapping[int, FrameTime]]] = {}
     if repeats:
         shown = as_input(np.stack([dense.frame(i) for i in dense.sequences[0].frames[: max(periods)]]))
-        times = interleaved(timed, shown, periods=later, repeats=repeats, threads=1)
+        by_threads = {n: interleaved(timed, shown, periods=later, repeats=repeats, threads=n) for n in threads}
+    times = next(iter(by_threads.values()), {})
     measured: dict[str, Measured] = {}
     points: list[Point] = []
     names = [*study.trained, COPY, UNTRAINED]
@@ -112,7 +137,7 @@ def measure_study(
             measured[name] = copying(study.teacher.network, dense, task, period=longest, start=start, every=every)
             points += points_of(
                 measured[name], name=name, kind="copy", gmac=lambda period: teacher / period, periods=periods,
-                seed=study.setting.seed,
+                ms={period: times[TEACHER][1].ms / period for period in periods if times}, seed=study.setting.seed,
             )  # fmt: skip
         else:
             measured[name] = per_frame(study[name].network, dense, task, start=start, every=every)
@@ -120,4 +145,4 @@ def measure_study(
                 measured[name], name=name, kind=study[name].kind, gmac=study.macs(name) / 1e9, ms=ms,
                 gamma=1 if math.isnan(study[name].gamma) else study[name].gamma, seed=study.setting.seed,
             )  # fmt: skip
-    return Curves(tuple(points), measured, times)
+    return Curves(tuple(points), measured, times, by_threads)
