@@ -54,6 +54,19 @@ def test_a_low_rank_network_answers_as_the_network_did_where_that_was_of_low_ran
     assert torch.allclose(ours(frame), model(frame), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("levels", [None, ["0"]])
+def test_a_network_that_changes_its_frames_in_place_leaves_its_teacher_the_same(levels):
+    class Normalising(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5))
+
+    network = nn.Sequential(Normalising(3, 5, 3, padding=1)).eval()
+    given = {"task": SEGMENTATION, "classes": 5, "teacher": network}
+    method = FeatureDistillation(network, levels=levels, frame_shape=SHAPE, **given) if levels else None
+    method = method or PerFrame(network, **given)
+    assert method.loss(_batch())["output"].item() == pytest.approx(0, abs=1e-7)
+
+
 def test_the_network_that_was_given_is_left_as_it_was():
     model = _network()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -68,6 +68,26 @@ def test_a_pair_of_one_frame_has_no_error_to_learn_from():
     assert losses["total"].item() == pytest.approx(0, abs=1e-5)
 
 
+class Normalising(nn.Module):
+    """Normalises its frames in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = _teacher()
+
+    def forward(self, x):
+        return self.network(x.sub_(0.5).div_(0.25))
+
+
+def test_a_teacher_that_changes_its_frames_in_place_sees_the_frames_that_its_students_see():
+    method = _method(Config(task=0), teacher=Normalising().eval()).eval()
+    frames = torch.rand(1, 2, *SHAPE[1:], 3).permute(0, 1, 4, 2, 3)
+    frames[:, 1] = frames[:, 0]
+    losses = method.loss(DenseBatch(frames, None))
+    assert losses["distill"].item() == pytest.approx(0, abs=1e-9)
+    assert method.evaluate(DenseBatch(frames, None))["mIoU"].value == pytest.approx(1)
+
+
 def test_only_small_students_learn_by_default_and_the_teacher_answers_as_before():
     teacher = _teacher()
     method = _method(teacher=teacher).train()

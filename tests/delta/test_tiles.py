@@ -54,6 +54,24 @@ class Shared(nn.Module):
         return {"maps": self.last(x), "features": (x,)}
 
 
+def test_a_network_that_changes_its_frames_in_place_is_answered_for_alike():
+    class Normalising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.last(self.first(x.sub_(0.5)))
+
+    network, frames = Normalising().eval(), moving()
+    kept = [frame.clone() for frame in frames]
+    tiles = StillTiles(network, tile=8, threshold=0, reach=16)
+    with torch.no_grad():
+        for frame, output in zip(kept, tiles.stream(frames), strict=True):
+            torch.testing.assert_close(output, network(frame.clone()), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(one, other) for one, other in zip(frames, kept, strict=True))
+
+
 @pytest.mark.parametrize("name", ["segmentation", "detection", "unet", "strided"])
 def test_with_the_whole_receptive_field_as_reach_nothing_is_left_out(name):
     network = networks()[name].eval()

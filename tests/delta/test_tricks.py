@@ -150,6 +150,28 @@ def test_what_is_changed_in_place_does_not_change_what_is_remembered(deploy):
     assert torch.equal(state.frame, frames[0])
 
 
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous", None])
+def test_a_frame_stays_the_callers_own_for_what_else_it_is_shown_to(layout, form):
+    network = _open(convert(InPlace().eval()))
+    network = network.deploy(layout=layout) if layout else network
+    frames = [frame.contiguous(memory_format=form) for frame in video(3)]
+    kept = [frame.clone() for frame in frames]
+    _, state = network(frames[0])
+    network(frames[1], state)
+    network.reference(frames[1])
+    list(network.stream(frames))
+    network.clip(torch.stack(frames, 1))
+    assert all(torch.equal(one, other) for one, other in zip(frames, kept, strict=True))
+
+
+def test_a_network_that_changes_its_frames_in_place_is_inspected_beside_its_teacher():
+    network = _open(convert(InPlace().eval()))
+    seen = network.inspect(video(3))
+    assert seen.output_drift[0] == 0
+    assert seen.output_drift.max() < 1e-10
+
+
 def test_small_students_remember_apart_from_the_network_as_well():
     network = convert(InPlace()).eval()
     deployed = network.deploy()

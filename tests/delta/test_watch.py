@@ -87,6 +87,12 @@ def test_another_teacher_is_held_against(student, video):
     assert found.agreement < 0.5
 
 
+def test_a_teacher_that_changes_its_frames_in_place_leaves_the_delta_network_its_own(student, video):
+    reference = student.deployed.reference
+    found = watch(video, student=student, teacher=lambda frame: (reference(frame), frame.zero_())[0], progress=False)
+    assert found.agreement == watch(video, student=student, progress=False).agreement
+
+
 def test_a_detector_is_watched_as_well(dataset, video, tmp_path):
     saved(tmp_path / "student", dataset, task=DETECTION)
     student = load_student(tmp_path / "student")

@@ -54,7 +54,7 @@ class PerFrame(nn.Module):
     def loss(self, batch: DenseBatch) -> dict[str, Float[Tensor, ""]]:
         """Of all frames of a batch: "task", "output" where there is a teacher, and "total"."""
         frames = _flat(batch)
-        output = _quickest(self.network, frames)
+        output = _quickest(self.network, frames.clone())  # which may change them in place
         losses = {"task": self.task.loss(output, Truth.of(batch))}
         if self.teacher is not None:
             with torch.no_grad():
@@ -117,7 +117,7 @@ class FeatureDistillation(PerFrame):
     def loss(self, batch: DenseBatch) -> dict[str, Float[Tensor, ""]]:
         """Of all frames of a batch: "task", "output", "features", and "total"."""
         frames = _flat(batch)
-        output, ours = self._features(self.network, frames)
+        output, ours = self._features(self.network, frames.clone())  # as above
         with torch.no_grad():
             answer, theirs = self._features(self.teacher, frames)
         apart = [

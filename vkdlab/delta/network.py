@@ -341,11 +341,12 @@ class DeltaNetwork(nn.Module):
     def _run(self, frame: Tensor, current: Pass) -> Any:
         check_frame(frame)
         if current.kind == "key":
-            current.frame = frame.clone()  # before the network, which may normalise it in place
-        if self.layout == "channels_last":
-            frame = frame.contiguous(memory_format=torch.channels_last)
+            current.frame = frame.clone()
+        shown = frame.contiguous(memory_format=torch.channels_last) if self.layout == "channels_last" else frame
+        if shown is frame:
+            shown = frame.clone()  # for the network may normalise it in place, and the caller show it to another
         with current.active():
-            output = self.model(frame)
+            output = self.model(shown)
         current.finish()
         return output
 

@@ -195,7 +195,7 @@ class StillTiles:
     def _run(self, frame: Tensor, state: DeltaState | None) -> tuple[Any, DeltaState | None]:
         if isinstance(self.network, DeltaNetwork):
             return self.network(frame, state)
-        return self.network(frame), None
+        return self.network(frame.clone()), None  # which may change it in place
 
     def _changed(self, frame: Tensor, before: Tensor) -> Bool[np.ndarray, "rows columns"]:
         change = functional.avg_pool2d((frame - before).square_(), self.tile).float().mean(1)[0]

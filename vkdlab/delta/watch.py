@@ -220,6 +220,7 @@ class _Watching:
                 yield np.array(frame) if same else cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
 
     def _asked(self, frame: Tensor) -> Tensor:
+        frame = frame.clone()  # a teacher of one's own may change it in place
         started = time.perf_counter()
         with torch.inference_mode():
             output = self.teacher(frame)
