@@ -8,6 +8,7 @@ for every pixel where its point was one frame ago.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -192,7 +193,7 @@ def load_dense(
     profile: str = "demo",
     size: tuple[int, int] | None = None,
     classes: Literal["kinds", "objects"] = "kinds",
-    videos: float | int | None = None,
+    videos: float | int | Sequence[str] | None = None,
     every: int = 1,
     root: str | os.PathLike | None = None,
     workers: int | None = None,
@@ -207,7 +208,7 @@ def load_dense(
         profile: "smoke", "demo" or "full".
         size: (width, height) to bring all frames to, pixels; by default their own. Labels are never blended.
         classes: of tabletop: "kinds" (9: table, six shapes, hand, cloth) or "objects" (51: shapes by colour).
-        videos: a fraction (float) or a number (int) of the split's videos, as `Dataset.subset` chooses them.
+        videos: a fraction (float) or a number (int) of the split's videos, as `Dataset.subset` chooses them; or names.
         every: takes every so many-th frame of each video.
         root: the data root, default `$VKDLAB_DATA`.
         workers: processes that decode, default one a core.
@@ -216,6 +217,7 @@ def load_dense(
     Raises:
         ValueError: the videos have several sizes and none is given, an argument is out of range, or a file is damaged.
         DataMissing: files are missing; the message names the first.
+        KeyError: no video has one of the names.
     """
     if classes not in ("kinds", "objects") or (classes == "objects" and name != "tabletop"):
         raise ValueError(f'classes is "kinds", or "objects" with tabletop; got {classes!r} with {name}')
@@ -223,7 +225,7 @@ def load_dense(
         raise ValueError(f"every is at least 1 and size at least (8, 8), got every={every}, size={size}")
     dataset = load(name, split, profile=profile, root=root, progress=progress)
     if videos is not None:
-        dataset = dataset.subset(videos)
+        dataset = dataset.subset(videos) if isinstance(videos, int | float) else dataset.of_videos(videos)
     source = name if name in ("tabletop", "camvid", "davis20") else "videos"
     items, files = _camvid_items(dataset) if source == "camvid" else _video_items(dataset, source)
     size = size or _common_size(name, items)

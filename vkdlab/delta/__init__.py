@@ -27,7 +27,7 @@ from vkdlab.delta.layers import DeltaBlock, DeltaConv2d, spatial_svd, svd_rank
 from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import DeltaNetwork, Step, Traced
 from vkdlab.delta.points import Point, at_cost, points_of, table
-from vkdlab.delta.recipes import RECIPES, load_splits, recipe_for
+from vkdlab.delta.recipes import CAMVID, RECIPES, load_splits, recipe_for
 from vkdlab.delta.shown import busiest, class_maps, found_boxes, frames_of, pictures_of
 from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import latest_student, load_student, save_student
@@ -37,6 +37,7 @@ from vkdlab.delta.tiles import StillTiles, receptive_reach
 from vkdlab.delta.watch import watch
 
 __all__ = [
+    "CAMVID",
     "DETECTION",
     "RECIPES",
     "SEGMENTATION",

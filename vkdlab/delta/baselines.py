@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vkdlab import cost
 from vkdlab.data.dense_batches import DenseBatch
@@ -25,7 +26,7 @@ from vkdlab.delta.convert import convert
 from vkdlab.delta.folding import replace_module
 from vkdlab.delta.layers import DeltaConv2d, Policy, pair_macs, svd_rank
 from vkdlab.delta.networks import SegmentationNetwork
-from vkdlab.delta.tasks import Task, Truth
+from vkdlab.delta.tasks import MULTIPLES, Task, Truth
 
 
 class PerFrame(nn.Module):
@@ -59,7 +60,7 @@ class PerFrame(nn.Module):
         if self.teacher is not None:
             with torch.no_grad():
                 theirs = _quickest(self.teacher, frames)
-            losses["output"] = self.task.soft(output, theirs)
+            losses["output"] = self.task.soft(output, _coarser(theirs, output))
         return {"total": sum(losses.values()), **losses}
 
     def evaluate(self, batch: DenseBatch) -> dict[str, Any]:
@@ -183,7 +184,14 @@ def macs_of(network: nn.Module, frame_shape: tuple[int, int, int]) -> int:
     return cost.macs(network, torch.zeros(1, *frame_shape))
 
 
-def width_for(macs: float | int, task: Task, *, classes: int, frame_shape: tuple[int, int, int]) -> int:
+def width_for(
+    macs: float | int,
+    task: Task,
+    *,
+    classes: int,
+    frame_shape: tuple[int, int, int],
+    multiples: tuple[int, ...] = MULTIPLES,
+) -> int:
     """The smallest width of a task's network that costs `macs` multiply-accumulates a frame, or 1 % less, or more.
 
     Args:
@@ -191,9 +199,10 @@ def width_for(macs: float | int, task: Task, *, classes: int, frame_shape: tuple
         task: whose network.
         classes: of the data set, the background included.
         frame_shape: (3, h, w).
+        multiples: channels of each level, times the width.
     """
     width = 1
-    while macs_of(task.network(width, classes), frame_shape) < 0.99 * macs:
+    while macs_of(task.network(width, classes, multiples=multiples), frame_shape) < 0.99 * macs:
         width += 1
     return width
 
@@ -230,6 +239,14 @@ def gamma_for(
 def _quickest(network: nn.Module, frames: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k rows columns"]:
     """Answers in the form that is learned from at the least cost: before they are brought to the frame's size."""
     return network.coarse(frames) if isinstance(network, SegmentationNetwork) else network(frames)
+
+
+def _coarser(
+    theirs: Float[Tensor, "b k rows columns"], ours: Float[Tensor, "b k rows2 columns2"]
+) -> Float[Tensor, "b k rows2 columns2"]:
+    """A teacher's logits, averaged over what each of ours covers, where ours are coarser."""
+    step = theirs.shape[2] // ours.shape[2]
+    return functional.avg_pool2d(theirs, step) if step > 1 else theirs
 
 
 def _flat(batch: DenseBatch) -> Float[Tensor, "n 3 h w"]:

@@ -12,18 +12,20 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import fx, nn
 
+from vkdlab.data.manifests import data_root
 from vkdlab.delta.networks import Frames, Logits, check_size
 from vkdlab.weights import put_weights
 
 DILATIONS = (1, 2, 4, 8, 16)
 CAMVID_WEIGHTS = "7d354a257170322086dcd4c1e89a482454cf2c9d30b085e70883878dd59301af"
 """SHA-256 of the authors' `espnet_p_2_q_8_camvid.pth`, MIT licence: 11 classes and void."""
+CAMVID_FILE = "espnet_p2q8_camvid.pth"
 _EPS = 1e-3
 # Called, not looked into, when a network is traced.
 fx.wrap("check_size")
@@ -43,8 +45,12 @@ class ESPNetConfig:
     """What is taken from red, green and blue of 0 to 255."""
     scale: tuple[float, float, float] = (69.6, 72.4, 71.8)
     """What the rest is divided by, before it is divided by 255."""
+    answered: int | None = None
+    """Classes that are answered, the first ones; None for all."""
 
     def __post_init__(self):
+        if self.answered is not None and not 1 <= self.answered <= self.classes:
+            raise ValueError(f"answered is from 1 to the {self.classes} classes, got {self.answered}")
         if self.classes < 5 or min(self.second, self.third) < 0:
             raise ValueError(
                 f"expected at least 5 classes and second and third at least 0, got {self.classes}, {self.second} and "
@@ -69,7 +75,7 @@ class ESPNet(nn.Module):
         self.up_l3 = nn.Sequential(_up(k))
         self.combine_l2_l3 = nn.Sequential(Norm(2 * k), ESPUnit(2 * k, k, residual=False))
         self.up_l2 = nn.Sequential(_up(k), Norm(k))
-        self.classifier = _up(k)
+        self.classifier = _up(k, config.answered)
 
     def forward(self, frames: Frames) -> Logits:
         """Logits of each pixel.
@@ -78,7 +84,7 @@ class ESPNet(nn.Module):
             frames: (b, 3, h, w) RGB, 0..1; height and width are multiples of 8.
 
         Returns:
-            (b, classes, h, w).
+            (b, classes, h, w); of `config.answered` classes where not all are answered.
 
         Raises:
             ValueError: another size.
@@ -227,5 +233,23 @@ def load_espnet(path: str | os.PathLike, *, sha256: str = CAMVID_WEIGHTS, config
     return network.eval()
 
 
-def _up(channels: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False)
+def camvid_espnet(root: str | os.PathLike | None = None) -> ESPNet:
+    """The authors' network for CamVid, which answers its 11 classes: never void, which nothing is labelled as.
+
+    Args:
+        root: the data root, default `$VKDLAB_DATA`; the file is weights/espnet_p2q8_camvid.pth in it.
+
+    Raises:
+        DataMissing: there is no data root.
+        FileNotFoundError, ValueError: as `load_espnet`.
+    """
+    whole = load_espnet(data_root(root, wanted_by="ESPNet's weights") / "weights" / CAMVID_FILE)
+    network = ESPNet(replace(whole.config, answered=whole.config.classes - 1)).eval()
+    weights = whole.state_dict()
+    weights["classifier.weight"] = weights["classifier.weight"][:, : network.config.answered].clone()
+    network.load_state_dict(weights)
+    return network
+
+
+def _up(channels: int, out: int | None = None) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels, out or channels, 2, stride=2, bias=False)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vkdlab.data.dense import DenseDataset, load_dense
-from vkdlab.delta.tasks import task_of
+from vkdlab.data.dense_batches import Augmentation
+from vkdlab.delta.tasks import MULTIPLES, task_of
 from vkdlab.training import TrainConfig
+
+AUGMENTATION = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,38 @@ class Recipe:
     """Width and height of the cuts of training frames, pixels, likewise; None for whole frames."""
     videos: int | None = None
     """How many training videos, None for all; of the other splits a third as many."""
+    multiples: tuple[int, ...] = MULTIPLES
+    """Channels of the levels of the teacher and of smaller networks, times their width."""
+    augmentation: Augmentation = AUGMENTATION
+    """How training frames are changed."""
+    stills: bool = False
+    """Whether students learn from pairs made of one frame, for data whose training frames do not follow closely."""
+    given: Literal["espnet"] | None = None
+    """A teacher that others have trained; None for one that is trained here, of `width`."""
+    soft: Literal["espnet"] | None = None
+    """Whose answers the teacher and smaller networks learn, both alike, beside the labels; None for labels alone."""
+    unlabelled: tuple[str, ...] = ()
+    """Videos of the data set "clips" whose frames are learned from too: in them answers and changes are all there is to
+    learn."""
+    share: float = 0.25
+    """Of these frames among all, where there are any."""
+    every: int = 5
+    """Every so many-th frame of the test split is measured."""
 
     def __post_init__(self):
-        for name in ("width", "teacher_samples", "student_samples", "val_frames"):
+        for name in ("width", "teacher_samples", "student_samples", "val_frames", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Recipe.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("size", "crop"):
             size = getattr(self, name)
             if size is not None and (min(size) < 8 or size[0] % 8 or size[1] % 8):
                 raise ValueError(f"Recipe.{name} is of multiples of 8, got {size}")
+        if not 0 < self.share < 1:
+            raise ValueError(f"Recipe.share is above 0 and below 1, got {self.share}")
 
 
+DRIVING = ("carnd_driving_solidWhiteRight", "intel_car_detection", "opencv_vtest_pedestrians")
+"""Streets, of the data set "clips"."""
 RECIPES: Mapping[str, Recipe] = {
     "smoke": Recipe(
         teacher=TrainConfig(epochs=1, batch_size=4, lr=3e-3, num_threads=1),
@@ -75,6 +99,7 @@ RECIPES: Mapping[str, Recipe] = {
         width=40,
         student_samples=300,
         classes="objects",
+        every=25,
     ),
 }
 """Per profile: "smoke" takes seconds, "demo" the notebook's minutes, "full" is what evidence is made with."""
@@ -85,23 +110,65 @@ _BOXES = Recipe(
     student_samples=300,
     classes="objects",
     size=(64, 48),  # in larger pictures a small detector finds nearly all, and a wide one has no purpose
+    every=25,
 )
+CAMVID: Mapping[str, Recipe] = {
+    "smoke": replace(RECIPES["smoke"], size=(160, 120), stills=True),
+    "demo": replace(
+        RECIPES["demo"],
+        size=(160, 120),
+        crop=(96, 80),
+        videos=None,
+        stills=True,
+        teacher_samples=1500,
+    ),
+    "full": Recipe(
+        teacher=TrainConfig(epochs=8, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
+        student=TrainConfig(epochs=4, batch_size=4, lr=2e-3, num_threads=1, precision="bf16-mixed"),
+        width=32,
+        multiples=(1, 2, 4, 4),
+        teacher_samples=2500,
+        profile="full",
+        crop=(160, 128),
+        augmentation=Augmentation(zoom=(0.5, 1.25), shift=0.35),
+        stills=True,
+        soft="espnet",
+        unlabelled=DRIVING,
+        every=1,
+    ),
+}
+"""Of CamVid, likewise. Its training frames are a second apart: pairs are made of one frame each."""
 
 
-def recipe_for(data: str, profile: str, task: str = "segmentation") -> Recipe:
-    """How networks for some data and task are trained: `RECIPES`, but for the full one of detection.
+def recipe_for(data: str, profile: str, task: str = "segmentation", *, teacher: str = "unet") -> Recipe:
+    """How networks for some data and task are trained: `RECIPES`, but for CamVid and for the full one of detection.
 
     Args:
         data: name of the data set.
         profile: "smoke", "demo" or "full".
         task: "segmentation" or "detection".
+        teacher: "unet" is trained here. "espnet" is given with its authors' weights, which are CamVid's.
 
     Raises:
-        ValueError: no such profile or task, or detection on a data set without boxes.
+        ValueError: no such profile, task or teacher, detection on a data set without boxes, or ESPNet on other data.
     """
     if profile not in RECIPES:
         raise ValueError(f"profile is one of {', '.join(RECIPES)}, got {profile!r}")
-    return _BOXES if task_of(task, data=data).boxes and profile == "full" else RECIPES[profile]
+    if teacher not in ("unet", "espnet"):
+        raise ValueError(f"teacher is 'unet' or 'espnet', got {teacher!r}")
+    if teacher == "espnet" and data != "camvid":
+        raise ValueError(f"ESPNet's weights know CamVid's classes: take data='camvid', or teacher='unet' for {data}")
+    recipe = _BOXES if task_of(task, data=data).boxes and profile == "full" else RECIPES[profile]
+    recipe = CAMVID[profile] if data == "camvid" else recipe
+    return recipe if teacher == "unet" else replace(recipe, given="espnet", soft=None)
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from what `dataclasses.asdict` made of it, with lists in place of tuples where it went through JSON."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    given |= {part: TrainConfig(**given[part]) for part in ("teacher", "student")}
+    changed = given["augmentation"]
+    return Recipe(**given | {"augmentation": Augmentation(**changed | {"zoom": tuple(changed["zoom"])})})
 
 
 @dataclass(frozen=True)
@@ -114,6 +181,8 @@ class DenseSplits:
     """What chooses the best epoch."""
     test: DenseDataset
     """What is reported, and nothing else."""
+    unlabelled: DenseDataset | None = None
+    """What is learned from beside `train`, without labels."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """The arguments that `load_splits` makes these splits again from, in another process too."""
 
@@ -136,7 +205,8 @@ def load_splits(
 
     Args:
         name: "tabletop", or any other that `load_dense` takes.
-        recipe: profile, classes, size and number of videos; only tabletop has other classes than "kinds".
+        recipe: profile, classes, size, number of videos, and unlabelled ones; only tabletop has other classes than
+            "kinds".
         root: the data root, default `$VKDLAB_DATA`.
         workers: processes that decode, default one a core.
         progress: shows progress bars.
@@ -150,6 +220,7 @@ def load_splits(
         "classes": recipe.classes if name == "tabletop" else "kinds",
         "size": None if recipe.size is None else list(recipe.size),
         "videos": recipe.videos,
+        "unlabelled": list(recipe.unlabelled),
         "root": None if root is None else os.fspath(root),
     }
     return splits_from(source, workers=workers, progress=progress)
@@ -172,4 +243,10 @@ def splits_from(source: Mapping[str, Any], *, workers: int | None = None, progre
         )
         for split in ("train", "val", "test")
     }
-    return DenseSplits(**parts, source=dict(source))
+    unlabelled = None
+    if source.get("unlabelled"):
+        unlabelled = load_dense(
+            "clips", "test", size=parts["train"].size, videos=source["unlabelled"], root=source["root"],
+            workers=workers, progress=progress,
+        )  # fmt: skip
+    return DenseSplits(**parts, unlabelled=unlabelled, source=dict(source))

@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from vkdlab.data.dense_batches import Clips, TrainingFrames
+from vkdlab.data.dense_batches import Augmentation, Clips, TrainingFrames
+from vkdlab.data.dense_mixed import MixedFrames
 from vkdlab.delta.baselines import FeatureDistillation, PerFrame, low_rank, macs_of
 from vkdlab.delta.distill import Config, DeltaDistillation
+from vkdlab.delta.espnet import camvid_espnet
 from vkdlab.delta.layers import Policy
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.recipes import DenseSplits, Recipe
 from vkdlab.delta.student_files import SETTINGS, save_student
-from vkdlab.delta.tasks import SEGMENTATION, Task
+from vkdlab.delta.tasks import MULTIPLES, SEGMENTATION, Task
 from vkdlab.history import History
-from vkdlab.runs import Run, run_of, trained_once
+from vkdlab.runs import Run, machine, run_of, trained_once
 from vkdlab.training import Data, TrainConfig
 
 VERSION = "2"
@@ -35,6 +37,8 @@ DEFAULT = Config()
 """Of a delta network that is asked for without any."""
 CLIP = 8
 """Frames of the clips by which a delta network's best epoch is chosen; the first is the key frame."""
+MOVED = Augmentation(flip=0.0, zoom=(1.0, 1.0), shift=0.0, light=0.0)
+"""Of frames that are seen a second time through a moved window, and not changed otherwise."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,34 @@ class Training:
         return Trained(self.kind, method, network, run, history, self.gamma)
 
     def _save_student(self, run: Run, method: DeltaDistillation, history: History) -> None:
-        metric, dense = method.task.metric, self.data.train.dataset
+        metric, dense, val = method.task.metric, self.data.train.dataset, self.data.val
+        shown = f"clips of {CLIP} frames" if isinstance(val, Clips) else "pairs made of one frame each"
         save_student(
             run.folder, method.student, task=method.task, dataset=dense, period=method.config.period,
             metrics={metric: history.best[f"val/{metric}"]},
-            measured_on=f"clips of {CLIP} frames of the validation split of {dense.name}, first frame as key frame",
+            measured_on=f"{shown} of the validation split of {dense.name}, first frame as key frame",
             recipe={**asdict(method.config), **asdict(self.config)},
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Given(Training):
+    """A network that others have trained: it is kept as a run, and there is nothing to do."""
+
+    @property
+    def done(self) -> bool:
+        """Always."""
+        return True
+
+    def train(self, *, progress: bool = True) -> Trained:
+        """The network as it was given; its history is empty."""
+        run = Run.open(self.name, self.extra, data=self.data.fingerprint, runs_dir=self.runs_dir, version=VERSION)
+        with run.lock(progress=progress):
+            if not run.done:
+                run.save_model(self.method)
+                run.note(status="done", machine=machine())
+        method = self.method.eval()
+        return Trained(self.kind, method, method.network, run, History([], best_epoch=0))
 
 
 @dataclass(frozen=True)
@@ -134,20 +159,35 @@ class Setting:
         """A new network of the task, with the weights that the seed gives."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return self.task.network(width, self.classes)
+            return self.task.network(width, self.classes, multiples=self.recipe.multiples)
+
+    def teacher_network(self) -> nn.Module:
+        """The teacher: as its authors trained it, or as it is before its training."""
+        return self.network(self.recipe.width) if self.recipe.given is None else self.given()
+
+    def given(self) -> nn.Module:
+        """The network that others have trained, which is the teacher or whose answers are learned.
+
+        Raises:
+            DataMissing, FileNotFoundError, ValueError: as `camvid_espnet`.
+        """
+        return camvid_espnet(self.splits.source.get("root"))
 
 
 def teacher_training(setting: Setting) -> Training:
-    """The per-frame network that deltas are distilled from."""
-    width = setting.recipe.width
-    method = PerFrame(setting.network(width), task=setting.task, classes=setting.classes)
-    return _training("teacher", method, setting, {"width": width}, frames=setting.recipe.teacher_samples)
+    """The per-frame network that deltas are distilled from; with a recipe that has one given, nothing is trained."""
+    recipe = setting.recipe
+    if recipe.given is None:
+        return _per_frame("teacher", setting, width=recipe.width, frames=recipe.teacher_samples)
+    method = PerFrame(setting.given(), task=setting.task, classes=setting.classes)
+    about = {"given": recipe.given, "weights": weights_hash(method.network)}
+    training = _training("teacher", method, setting, about, frames=recipe.teacher_samples)
+    return Given(**{each.name: getattr(training, each.name) for each in fields(training)})
 
 
 def small_training(setting: Setting, *, width: int) -> Training:
     """A smaller per-frame network; it sees as many frames as teacher and delta network together."""
-    method = PerFrame(setting.network(width), task=setting.task, classes=setting.classes)
-    return _training("small", method, setting, {"width": width}, frames=_together(setting.recipe))
+    return _per_frame("small", setting, width=width, frames=_together(setting.recipe))
 
 
 def feature_training(setting: Setting, teacher: nn.Module, *, width: int, alpha: float | int = 1.0) -> Training:
@@ -219,7 +259,7 @@ def delta_macs(setting: Setting, config: Config, *, period: int) -> float:
     from vkdlab.delta.convert import convert
 
     network = convert(
-        setting.network(setting.recipe.width), gamma=config.gamma, policy=config.policy, skip=config.skip,
+        setting.teacher_network(), gamma=config.gamma, policy=config.policy, skip=config.skip,
         blocks=config.blocks,
     )  # fmt: skip
     return network.deploy().macs_per_frame(setting.splits.frame_shape, period)
@@ -248,6 +288,19 @@ def _together(recipe: Recipe) -> int:
     return recipe.teacher_samples + math.ceil(2 * pairs / recipe.teacher.epochs)
 
 
+def _per_frame(kind: Kind, setting: Setting, *, width: int, frames: int) -> Training:
+    """A network of a width, which learns labels, and another network's answers where the recipe has one."""
+    recipe = setting.recipe
+    soft = None if recipe.soft is None else setting.given()
+    method = PerFrame(setting.network(width), task=setting.task, classes=setting.classes, teacher=soft)
+    about: dict[str, Any] = {"width": width}
+    if recipe.multiples != MULTIPLES:
+        about["multiples"] = list(recipe.multiples)
+    if soft is not None:
+        about |= {"soft": recipe.soft, "soft weights": weights_hash(soft)}
+    return _training(kind, method, setting, about, frames=frames)
+
+
 def _training(
     kind: Kind,
     method: nn.Module,
@@ -261,9 +314,14 @@ def _training(
 ) -> Training:
     recipe, task, splits = setting.recipe, setting.task, setting.splits
     length = CLIP if kind == "delta" else 1
-    train = TrainingFrames(splits.train, gaps=gaps, samples=frames, size=recipe.crop, boxes=task.boxes)
+    train = _learned_from(setting, frames=frames, gaps=gaps)
     stride = max(length, len(splits.val) * length // recipe.val_frames)
-    val = Clips(splits.val, length=length, stride=stride, boxes=task.boxes)
+    val: Clips | TrainingFrames
+    if gaps and recipe.stills:
+        some = min(len(splits.val), -(-recipe.val_frames // 2))
+        val = TrainingFrames(splits.val, stills=True, augmentation=MOVED, samples=some, boxes=task.boxes)
+    else:
+        val = Clips(splits.val, length=length, stride=stride, boxes=task.boxes)
     config = recipe.student if kind in ("delta", "low rank") else recipe.teacher
     if kind == "low rank":
         config = replace(config, batch_size=2 * config.batch_size)  # as many frames a step as in pairs
@@ -276,3 +334,15 @@ def _training(
     }
     name = f"delta-{task.name}-{kind.replace(' ', '-')}"
     return Training(name, kind, method, Data(train, val), config, extra, setting.runs_dir, gamma, chosen or {})
+
+
+def _learned_from(setting: Setting, *, frames: int, gaps: tuple[int, int] | None) -> TrainingFrames | MixedFrames:
+    """Training frames, or pairs where there are gaps, with their share of unlabelled ones."""
+    recipe, splits = setting.recipe, setting.splits
+    how: dict[str, Any] = {"size": recipe.crop, "augmentation": recipe.augmentation, "boxes": setting.task.boxes}
+    others = 0 if splits.unlabelled is None else max(1, round(recipe.share * frames))
+    stills = recipe.stills and gaps is not None
+    train = TrainingFrames(splits.train, gaps=None if stills else gaps, stills=stills, samples=frames - others, **how)
+    if splits.unlabelled is None:
+        return train
+    return MixedFrames([train, TrainingFrames(splits.unlabelled, gaps=gaps, samples=others, **how)])

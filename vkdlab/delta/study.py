@@ -13,7 +13,7 @@ from vkdlab.data.workers import Task as Work
 from vkdlab.data.workers import work
 from vkdlab.delta.baselines import gamma_for, width_for
 from vkdlab.delta.distill import Config
-from vkdlab.delta.recipes import DenseSplits, Recipe, load_splits, recipe_for, splits_from
+from vkdlab.delta.recipes import DenseSplits, Recipe, load_splits, recipe_for, recipe_from, splits_from
 from vkdlab.delta.students import (
     Setting,
     Trained,
@@ -27,7 +27,6 @@ from vkdlab.delta.students import (
     teacher_training,
 )
 from vkdlab.delta.tasks import SEGMENTATION, TASKS, Task
-from vkdlab.training import TrainConfig
 
 TEACHER = "teacher"
 GAMMA = 4
@@ -35,6 +34,7 @@ GAMMA = 4
 BUDGET = 0.5
 """Share of the teacher's cost that the search may spend at period 4."""
 Which = Literal["few", "all"]
+_SMALLER = ("small", "features")
 
 
 @dataclass(frozen=True)
@@ -63,30 +63,36 @@ class Study:
         return macs_per_frame(self.trained[name], self.setting.splits.frame_shape, period=period)
 
 
-def names_of(*, gammas: Sequence[float | int] = (2, 4, 8, 16), which: Which = "all") -> list[str]:
+def names_of(*, gammas: Sequence[float | int] = (2, 4, 8, 16), which: Which = "all", given: bool = False) -> list[str]:
     """Names of a study's networks, the teacher first.
 
     "small", "low rank" and "features" cost as much as the delta network of gamma 4 does at the period named; "searched"
     keeps full students to a budget; "as released" is trained by the published recipe.
+
+    Args:
+        gammas: of the delta networks.
+        which: "few" or "all".
+        given: whether the teacher was given: it has no smaller form that could be trained as it was.
 
     Raises:
         ValueError: `which` is neither "few" nor "all".
     """
     if which not in ("few", "all"):
         raise ValueError(f"which is 'few' or 'all', got {which!r}")
-    if which == "few":
-        return [TEACHER, f"delta {GAMMA}", "small (period 4)", "low rank (period 4)"]
-    return [
-        TEACHER,
-        "small (period 4)",
-        "small (period 8)",
-        *(f"delta {gamma:g}" for gamma in gammas),
-        "low rank (period 4)",
-        "low rank (period 8)",
-        "features (period 4)",
-        "searched",
-        "as released",
-    ]
+    names = [TEACHER, f"delta {GAMMA}", "small (period 4)", "low rank (period 4)"]
+    if which == "all":
+        names = [
+            TEACHER,
+            "small (period 4)",
+            "small (period 8)",
+            *(f"delta {gamma:g}" for gamma in gammas),
+            "low rank (period 4)",
+            "low rank (period 8)",
+            "features (period 4)",
+            "searched",
+            "as released",
+        ]
+    return [name for name in names if not (given and name.startswith(_SMALLER))]
 
 
 def training_of(name: str, setting: Setting, teacher: nn.Module | None = None) -> Training:
@@ -106,8 +112,11 @@ def training_of(name: str, setting: Setting, teacher: nn.Module | None = None) -
     if detail:
         macs = delta_macs(setting, Config(gamma=GAMMA), period=int(detail.removesuffix(")")))
         shape = setting.splits.frame_shape
-        if kind in ("small", "features"):
-            width = width_for(macs, setting.task, classes=setting.classes, frame_shape=shape)
+        if kind in _SMALLER:
+            if setting.recipe.given is not None:
+                raise ValueError(f"the study has no network {name!r}: {setting.recipe.given} was given in one size")
+            multiples = setting.recipe.multiples
+            width = width_for(macs, setting.task, classes=setting.classes, frame_shape=shape, multiples=multiples)
             return (
                 small_training(setting, width=width)
                 if kind == "small"
@@ -160,7 +169,9 @@ def train_study(
     """
     if recipe is None:
         recipe = recipe_for(splits.train.name if splits else "tabletop", profile, task.name)
-    names = names_of(gammas=gammas, which=which) if only is None else [TEACHER, *(n for n in only if n != TEACHER)]
+    names = [TEACHER, *(name for name in only or () if name != TEACHER)]
+    if only is None:
+        names = names_of(gammas=gammas, which=which, given=recipe.given is not None)
     splits = load_splits(recipe=recipe, workers=workers, progress=progress) if splits is None else splits
     setting = Setting(splits, recipe, task, seed, device, None if runs_dir is None else os.fspath(runs_dir))
     first = [name for name in names if name == TEACHER or name.startswith("small")]
@@ -193,11 +204,8 @@ def _train(
 
 def task(setup: dict[str, Any]) -> Work:
     """What a worker does: trains the network of a name."""
-    given = dict(setup["recipe"])
-    given |= {part: TrainConfig(**given[part]) for part in ("teacher", "student")}
-    given |= {part: given[part] and tuple(given[part]) for part in ("size", "crop")}
     setting = Setting(
-        splits_from(setup["source"], progress=False), Recipe(**given), TASKS[setup["task"]], setup["seed"],
+        splits_from(setup["source"], progress=False), recipe_from(setup["recipe"]), TASKS[setup["task"]], setup["seed"],
         setup["device"], setup["runs_dir"],
     )  # fmt: skip
 
