@@ -74,13 +74,13 @@ def test_kept_shows_each_layers_students_beside_its_teacher(network):
     searched = copy.deepcopy(network)
     full = searched.choose(0.6, frame_shape=shape, period=4)
     figure = kept(searched, shape, period=4)
-    costs = searched.costs(shape)
+    costs = searched.costs(shape, deployed=True)
     bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data}
     assert bars["teacher"] == {name: macs.teacher / 1e6 for name, macs in costs.layers.items()}
     assert bars["full student kept"] == {name: costs.layers[name].full / 1e6 for name in full}
     assert set(bars["small student"]) == set(costs.layers) - set(full)
     assert list(figure.layout.yaxis.categoryarray) == list(costs.layers)
-    share = 100 * costs.per_frame(4, full) / costs.teacher
+    share = 100 * searched.deploy().macs_per_frame(shape, 4) / searched.costs(shape).teacher
     assert _title(figure) == (
         f"{len(full)} of 10 layers keep their full student: {share:.0f} % of the teacher's cost at period 4"
     )

@@ -84,9 +84,32 @@ def test_choosing_for_a_budget_keeps_to_it_and_sets_the_gates():
     kept = network.choose(0.6, frame_shape=shape)
     assert network.full_layers() == tuple(name for name in network.layers if name in kept)
     assert kept
-    assert 0.4 * teacher < network.macs_per_frame(shape, 4) <= 0.6 * teacher
+    assert 0.4 * teacher < network.deploy().macs_per_frame(shape, 4) <= 0.6 * teacher
     assert network.choose(1.2, frame_shape=shape)
     assert set(network.full_layers()) == set(network.layers)
+
+
+@pytest.mark.parametrize(("budget", "period"), [(0.47, 4), (0.5, 4), (0.6, 4), (0.7, 2), (0.75, 2), (0.9, 2), (1, 1)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_runs_keeps_to_the_budget_and_costs_the_closed_form(budget, period, learned):
+    network, shape = _network(), (3, 24, 32)
+    if learned:  # as full students do in the released recipe
+        for layer in network.layers.values():
+            layer.full.weight.data.mul_(1.1)
+    full = network.choose(budget, frame_shape=shape, period=period)
+    deployed = network.deploy()
+    assert deployed.macs_per_frame(shape, period) <= budget * network.costs(shape).teacher
+    assert network.costs(shape, deployed=True).per_frame(period, full) == deployed.macs_per_frame(shape, period)
+    assert deployed.costs(shape, deployed=True) == deployed.costs(shape)
+
+
+def test_a_full_student_that_costs_less_than_a_small_one_is_kept_in_any_case():
+    """A key frame computes what a small student remembers besides: where all are key frames, that is for nothing."""
+    costs = Costs(dense=0, layers={name: Macs(100, 100, 100, 40, narrow=20) for name in "ab"})
+    assert within_budget({"a": (1.0,), "b": (2.0,)}, costs, budget=1, period=1) == ("b", "a")
+    assert within_budget({"a": (1.0,), "b": (2.0,)}, costs, budget=0.8, period=2) == ()
+    with pytest.raises(ValueError, match=r"cannot be kept at period 1: .* cost 1\."):
+        within_budget({"a": (1.0,), "b": (2.0,)}, costs, budget=0.99, period=1)
 
 
 def test_where_logits_are_equal_the_layer_goes_first_whose_student_lacks_most():
@@ -97,7 +120,7 @@ def test_where_logits_are_equal_the_layer_goes_first_whose_student_lacks_most():
 
 def test_scores_of_ones_own_decide_and_must_name_every_layer():
     network, shape = _network(), (3, 24, 32)
-    cheapest = network.macs_per_frame(shape, 4) / network.costs(shape).teacher
+    cheapest = network.deploy().macs_per_frame(shape, 4) / network.costs(shape).teacher
     scores = dict.fromkeys(network.layers, 0.0) | {"down2.3": 1.0}
     assert network.choose(cheapest + 0.25, frame_shape=shape, scores=scores)[0] == "down2.3"
     with pytest.raises(ValueError, match=r"missing or unknown: .*nowhere"):

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from vkdlab.delta import DeltaBlock, DeltaConv2d, svd_rank
 from vkdlab.delta import spatial_svd as split
+from vkdlab.delta.costs import Macs
 from vkdlab.delta.layers import conv_macs, pair_macs
 
 
@@ -170,13 +171,17 @@ def test_a_rank_that_groups_do_not_divide_is_refused():
 
 def test_multiply_accumulates_are_the_closed_form():
     layer = DeltaConv2d(nn.Conv2d(6, 8, (5, 3), stride=2, padding=(2, 1)), rank=2)
-    layer.key(torch.randn(1, 6, 12, 16))
+    x = torch.randn(1, 6, 12, 16)
+    shapes = x.shape, layer.dense(x).shape
     full = 8 * 6 * 5 * 3 * 6 * 8
-    small = 2 * 6 * 5 * 6 * 16 + 8 * 2 * 3 * 6 * 8
+    column, row = 2 * 6 * 5 * 6 * 16, 8 * 2 * 3 * 6 * 8
     elementwise = 6 * 12 * 16 + 8 * 6 * 8
-    assert (layer.macs.teacher, layer.macs.key) == (full, full)
-    assert (layer.macs.full, layer.macs.small) == (full + elementwise, small + elementwise)
-    assert pair_macs(layer.teacher, 2) == pytest.approx(small / full)
+    assert layer.macs_of(*shapes) == Macs(full, full, full + elementwise, column + row + elementwise)
+    narrow = 2 * 6 * 16 + 8 * 6 * 8
+    assert layer.deployed_macs_of(*shapes) == Macs(full, full, full, column + row + narrow, narrow=column)
+    layer.full.weight.data.mul_(2)
+    assert layer.deployed_macs_of(*shapes).full == full + elementwise
+    assert pair_macs(layer.teacher, 2) == pytest.approx((column + row) / full)
 
 
 def test_multiply_accumulates_of_groups_count_what_each_group_sees():

@@ -70,7 +70,7 @@ def test_a_student_without_a_metric_is_refused_and_nothing_written(dataset, tmp_
 def test_the_card_tells_data_classes_metric_cost_and_limits(dataset, folder):
     card = (folder / "README.md").read_text()
     made = load_student(folder).network
-    share = 100 * made.macs_per_frame((3, 72, 96), 3) / made.costs((3, 72, 96)).teacher
+    share = 100 * made.deploy().macs_per_frame((3, 72, 96), 3) / made.costs((3, 72, 96)).teacher
     for expected in (
         "# Delta network of a SegmentationNetwork, trained on tabletop",
         f"| split | train: {len(dataset)} frames of 2 videos |",

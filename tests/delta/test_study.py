@@ -44,9 +44,8 @@ def test_a_study_has_the_teacher_and_what_competes_with_it(splits, tmp_path):
     assert [each.kind for each in study.trained.values()] == ["teacher", "delta", "small", "low rank"]
     delta, small, low = (study.macs(name, period=4) for name in list(study.trained)[1:])
     assert delta < study.macs("teacher")
-    assert 0.99 * delta <= small  # nobody competes with less
+    assert 0.99 * delta <= min(small, low)  # nobody competes with less
     assert delta == pytest.approx(delta_macs(study.setting, Config(), period=4))
-    assert low > 0
     frame = torch.rand(1, *splits.frame_shape)
     theirs = study.teacher.network(frame)
     assert torch.allclose(study["delta 4"].network.reference(frame), theirs, atol=1e-4)
@@ -108,7 +107,7 @@ def test_a_search_keeps_to_its_budget(setting, splits):
     teacher = macs_of(setting.network(8), splits.frame_shape)
     assert isinstance(trained.network, DeltaNetwork)
     assert trained.network.full_layers()
-    assert trained.network.macs_per_frame(splits.frame_shape, 4) <= 0.6 * teacher
+    assert trained.network.deploy().macs_per_frame(splits.frame_shape, 4) <= 0.6 * teacher
 
 
 def test_smaller_networks_see_as_many_frames_as_teacher_and_delta_network_together(setting):

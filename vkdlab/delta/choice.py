@@ -20,7 +20,7 @@ def chosen(
         network: not deployed.
         dense: frames to judge by.
         frames: numbers of frames that follow one another; the first is the key frame.
-        budget: average cost of a frame, as a share of the teacher's.
+        budget: average cost of a frame of the deployed network, as a share of the teacher's.
         period: frames from one key frame to the next.
 
     Raises:

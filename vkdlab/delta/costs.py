@@ -2,6 +2,9 @@
 
     average of T frames = (key + (T - 1) delta) / T
 
+The form that is trained and the one that runs differ: deployed, a small student has a narrow map to remember of a key
+frame and less to subtract afterwards, and a full student that is still its teacher nothing of both.
+
 An element-wise subtraction or addition counts as one multiply-accumulate per element. Published counts leave these out.
 """
 
@@ -23,6 +26,8 @@ class Macs:
     """On any other frame with the full student, subtraction and addition included."""
     small: int
     """On any other frame with the compressed student, subtraction and addition included."""
+    narrow: int = 0
+    """On a key frame, on top, with the compressed student: what it remembers where it is not yet known which runs."""
 
     def __add__(self, other: Macs) -> Macs:
         return Macs(
@@ -30,6 +35,7 @@ class Macs:
             key=self.key + other.key,
             full=self.full + other.full,
             small=self.small + other.small,
+            narrow=self.narrow + other.narrow,
         )
 
 
@@ -49,7 +55,7 @@ class Costs:
 
     @property
     def key(self) -> int:
-        """One key frame."""
+        """One key frame, without what is counted as `Macs.narrow`."""
         return self.dense + sum(macs.key for macs in self.layers.values())
 
     def delta(self, full: Collection[str]) -> int:
@@ -58,4 +64,5 @@ class Costs:
 
     def per_frame(self, period: int, full: Collection[str]) -> float:
         """The average over a key frame and the `period - 1` frames after it."""
-        return (self.key + (period - 1) * self.delta(full)) / period
+        narrow = sum(macs.narrow for name, macs in self.layers.items() if name not in full)
+        return (self.key + narrow + (period - 1) * self.delta(full)) / period

@@ -159,7 +159,7 @@ def _convs(network: DeltaNetwork) -> dict[str, DeltaConv2d]:
 def _form(layer: DeltaConv2d) -> str:
     if not layer.keeps_full:
         return "small"
-    return "dense" if torch.equal(layer.full.weight, layer.teacher.weight) else "full"
+    return "dense" if layer.full_is_teacher else "full"
 
 
 def _check_layout(layout: str) -> None:

@@ -81,7 +81,7 @@ def novelty(
 
 
 def kept(network: DeltaNetwork, frame_shape: tuple[int, int, int], *, period: int = 4, subtitle: str = "") -> go.Figure:
-    """Which layers keep their full student: cost of every layer's students beside its teacher's.
+    """Which layers keep their full student: cost of every layer's students, deployed, beside its teacher's.
 
     Args:
         network: not deployed, for the deployed form has no choice any more.
@@ -95,7 +95,7 @@ def kept(network: DeltaNetwork, frame_shape: tuple[int, int, int], *, period: in
     layers = {name: layer for name, layer in network.layers.items() if isinstance(layer, DeltaConv2d)}
     if not layers:
         raise ValueError("no layer of this network has a gate: show the network before it is deployed")
-    costs, full = network.costs(frame_shape), network.full_layers()
+    costs, full = network.costs(frame_shape, deployed=True), network.full_layers()
     names = [name for name in costs.layers if name in layers]  # costs are in the order of the calls
     figure = go.Figure()
     figure.add_bar(

@@ -122,6 +122,10 @@ class DeltaLayer(nn.Module):
         """Multiply-accumulates of one call, for an input and an output of these shapes."""
         raise NotImplementedError
 
+    def deployed_macs_of(self, x: torch.Size, z: torch.Size) -> Macs:
+        """The same of the form that runs, whichever student is chosen."""
+        return self.macs_of(x, z)
+
     def forward(self, input: Tensor) -> Tensor:
         # Named as a convolution's is, for a network may call it by that name.
         return current_pass(self.name).through(self, input)
@@ -147,7 +151,6 @@ class DeltaConv2d(DeltaLayer):
         small: a column convolution and a row convolution without biases. The first keeps the groups, the second has
             one group and starts with zeros between groups.
         gate_logit: above 0 the full student is taken, else the small one.
-        macs: of the last key frame's last call; None before there was one.
 
     Raises:
         ValueError: a rank that the kernel does not have, or that the groups do not divide.
@@ -163,7 +166,6 @@ class DeltaConv2d(DeltaLayer):
         self.full.register_parameter("bias", None)
         self.small = _pair(conv, rank, conv.padding if padding is None else padding)
         self.gate_logit = nn.Parameter(torch.tensor(INITIAL_LOGIT))
-        self.macs: Macs | None = None
         first, second = self.small
         with torch.no_grad():
             second.weight.zero_()
@@ -178,6 +180,11 @@ class DeltaConv2d(DeltaLayer):
     def keeps_full(self) -> bool:
         """Whether the gate now stands for the full student."""
         return self.gate_logit.item() > 0
+
+    @property
+    def full_is_teacher(self) -> bool:
+        """Whether the full student is still the teacher, which is exact and needs nothing remembered."""
+        return torch.equal(self.full.weight, self.teacher.weight)
 
     @property
     def rank(self) -> int:
@@ -213,7 +220,6 @@ class DeltaConv2d(DeltaLayer):
 
     def key(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n h2 w2"], tuple[Tensor, ...]]:
         z = self.teacher(x)
-        self.macs = self.macs_of(x.shape, z.shape)
         # Cloned because the network may change its own maps in place afterwards, as an in-place ReLU does.
         return z, (x.clone(), z.clone())
 
@@ -225,15 +231,20 @@ class DeltaConv2d(DeltaLayer):
 
     def macs_of(self, x: torch.Size, z: torch.Size) -> Macs:
         teacher = conv_macs(self.teacher, z)
-        first, second = self.small
-        between = torch.Size((x[0], self.rank, z[2], x[3]))
+        column, row, _ = self._small_macs(x, z)
         elementwise = x.numel() + z.numel()
-        return Macs(
-            teacher=teacher,
-            key=teacher,
-            full=teacher + elementwise,
-            small=conv_macs(first, between) + conv_macs(second, z) + elementwise,
-        )
+        return Macs(teacher=teacher, key=teacher, full=teacher + elementwise, small=column + row + elementwise)
+
+    def deployed_macs_of(self, x: torch.Size, z: torch.Size) -> Macs:
+        teacher = conv_macs(self.teacher, z)
+        column, row, between = self._small_macs(x, z)
+        full = teacher if self.full_is_teacher else teacher + x.numel() + z.numel()
+        return Macs(teacher=teacher, key=teacher, full=full, small=column + row + between + z.numel(), narrow=column)
+
+    def _small_macs(self, x: torch.Size, z: torch.Size) -> tuple[int, int, int]:
+        """Of the column convolution and of the row convolution, and elements between them."""
+        between = torch.Size((x[0], self.rank, z[2], x[3]))
+        return conv_macs(self.small[0], between), conv_macs(self.small[1], z), between.numel()
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}"

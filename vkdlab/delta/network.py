@@ -207,8 +207,13 @@ class DeltaNetwork(nn.Module):
         return deployed(self, layout=layout)
 
     @torch.no_grad()
-    def costs(self, frame_shape: tuple[int, int, int]) -> Costs:
-        """Multiply-accumulates of all layers and of the rest, for one frame of shape (3, h, w)."""
+    def costs(self, frame_shape: tuple[int, int, int], *, deployed: bool = False) -> Costs:
+        """Multiply-accumulates of all layers and of the rest, for one frame of shape (3, h, w).
+
+        Args:
+            frame_shape: of one frame.
+            deployed: counts the form that runs (`deploy`), with either student of each layer, in place of this one.
+        """
         if len(frame_shape) != 3:
             raise ValueError(f"a frame's shape is (3, h, w), got {tuple(frame_shape)}")
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
@@ -218,7 +223,9 @@ class DeltaNetwork(nn.Module):
         layers: dict[str, Macs] = {}
         for call, x in current.inputs.items():
             name = call.partition("#")[0]
-            macs = self.layers[name].macs_of(x.shape, current.outputs[call].shape)
+            layer = self.layers[name]
+            count = layer.deployed_macs_of if deployed else layer.macs_of
+            macs = count(x.shape, current.outputs[call].shape)
             layers[name] = layers[name] + macs if name in layers else macs
         return Costs(dense=total - sum(macs.teacher for macs in layers.values()), layers=layers)
 
@@ -228,6 +235,8 @@ class DeltaNetwork(nn.Module):
 
     def macs_per_frame(self, frame_shape: tuple[int, int, int], period: int) -> float:
         """Average multiply-accumulates of a frame of shape (3, h, w), with the students that the gates now stand for.
+
+        Of this form; what runs is `deploy`, and costs a little else.
 
         Args:
             frame_shape: of one frame.
@@ -244,10 +253,10 @@ class DeltaNetwork(nn.Module):
         period: int = 4,
         scores: Mapping[str, float | int] | None = None,
     ) -> tuple[str, ...]:
-        """Sets the gates so that the network keeps to a budget.
+        """Sets the gates so that the network, once it is deployed, keeps to a budget.
 
         Args:
-            budget: average cost of a frame, as a share of the teacher's.
+            budget: average cost of a frame of the deployed network, as a share of the teacher's.
             frame_shape: (3, h, w).
             period: frames from one key frame to the next.
             scores: how much each layer gains by its full student; by default the gates' logits, and where these are
@@ -268,7 +277,7 @@ class DeltaNetwork(nn.Module):
             raise ValueError(f"every layer with a gate needs a score and no other; missing or unknown: {wrong}")
         else:
             ranked = {name: (score,) for name, score in scores.items()}
-        kept = within_budget(ranked, self.costs(frame_shape), budget=budget, period=period)
+        kept = within_budget(ranked, self.costs(frame_shape, deployed=True), budget=budget, period=period)
         with torch.no_grad():
             for name, layer in layers.items():
                 size = layer.gate_logit.abs().clamp(min=1e-3)

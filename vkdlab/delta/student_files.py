@@ -196,7 +196,7 @@ def _card(
 ) -> str:
     name, (width, height) = type(network.model).__name__, dataset.size
     known = manifests.get(dataset.name) if dataset.name in manifests.names() else None
-    costs, full = network.costs((3, height, width)), network.full_layers()
+    costs, full = network.costs((3, height, width), deployed=True), network.full_layers()
     average = costs.per_frame(period, full)
     return model_card(
         f"Delta network of a {name}, trained on {dataset.name}",
@@ -219,7 +219,7 @@ def _card(
             "parameters of teacher and students": f"{cost.parameters(network) / 1e6:.3f} million",
             "layers": f"{len(network.layers)} with a student, {len(network.left)} as they were",
             "multiply-accumulates of a frame, teacher": f"{costs.teacher / 1e9:.3f} billion",
-            f"the same, on average, a key frame every {period} frames": f"{average / 1e9:.3f} billion "
+            f"the same as it runs, on average, a key frame every {period} frames": f"{average / 1e9:.3f} billion "
             f"({100 * average / costs.teacher:.0f} % of the teacher's)",
         },
         licences={f"{dataset.name} (data)": known.licence if known else "yours, of your own videos"},
