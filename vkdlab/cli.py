@@ -154,7 +154,7 @@ def delta(
         float | None,
         typer.Option(
             metavar="ENERGY",
-            help="Make a key frame of a frame of which more is new; 1 is about a cut. Default: by the period alone.",
+            help="Make a key frame of a frame of which more is new; 1 finds cuts. Default: by the period alone.",
             show_default=False,
         ),
     ] = None,

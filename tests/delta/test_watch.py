@@ -1,6 +1,7 @@
 """Teacher and delta network over a file: against both networks run by hand, as a library and as a command."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from vkdlab.data import FrameReader, VideoError, write_video
 from vkdlab.delta import student_files
 from vkdlab.delta.detector import Detections, decode
 from vkdlab.delta.side_by_side import PANEL, Shown, SideBySide
+from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import load_student
 from vkdlab.delta.watch import fitted, watch
 from vkdlab.dense_metrics import AveragePrecision, Confusion
@@ -66,6 +68,23 @@ def test_agreement_cost_and_energy_are_those_of_both_networks_run_by_hand(studen
     assert list(table.index) == ["teacher", "delta network"]
     assert table["key frames"].tolist() == [12, 4]
     assert "times faster" in found.text()
+
+
+def test_energies_that_nobody_asked_for_are_told_outside_of_the_clock(student, video, monkeypatch):
+    """Everything but asking for energies takes no time here."""
+    now = [0.0]
+
+    def slow(state, frame):
+        now[0] += 1.0
+        return 0.25
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(DeltaState, "energy", slow)
+    found = watch(video, student=student, progress=False)
+    assert found.energy.tolist() == [0] + [0.25] * 11
+    assert found.ms == (0, 0)
+    # Every frame but the first is asked for its energy where that decides.
+    assert watch(video, student=student, threshold=1, progress=False).ms == (0, 1000)
 
 
 def test_a_cut_becomes_a_key_frame_where_it_is_asked_for(student, video):

@@ -34,7 +34,7 @@ def predictions_of(
 
     Returns:
         The data set with two scores of every frame: `delta_energy`, how much of it was new since its key frame (0 for
-        nothing, about 2 for a cut), and `delta_agreement`, the delta network's metric with its teacher as the truth,
+        nothing, above 1 for a cut), and `delta_agreement`, the delta network's metric with its teacher as the truth,
         0..1; a frame in which the teacher sees nothing has none.
 
     Raises:

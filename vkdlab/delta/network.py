@@ -114,7 +114,9 @@ class DeltaNetwork(nn.Module):
 
         Args:
             frame: float (b, 3, h, w), in the range and normalisation that the network was trained with.
-            state: what the call before returned; None for a key frame.
+            state: what the call before returned; None for a key frame. It has to be of the same video: frames of
+                another one of the same size are answered as if they followed, which is wrong and cannot be seen from
+                their shape. `state.energy(frame)` tells, above 1; `stream` with a threshold asks it of every frame.
 
         Returns:
             What the network answers, and the state for the next frame.
@@ -151,7 +153,7 @@ class DeltaNetwork(nn.Module):
         Args:
             frames: as in a call, all of one size; read one at a time.
             period: frames from one key frame to the next, at least 1.
-            threshold: a frame of which more is new (`DeltaState.energy`; 1 is about a cut) becomes a key frame, and
+            threshold: a frame of which more is new (`DeltaState.energy`; 1 finds cuts) becomes a key frame, and
                 counting starts there; None for the period alone.
 
         Raises:

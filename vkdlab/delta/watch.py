@@ -29,6 +29,7 @@ from vkdlab.delta.frames import check_period
 from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import Step
 from vkdlab.delta.side_by_side import Shown, SideBySide
+from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import Student, latest_student, load_student
 from vkdlab.delta.tasks import Truth
 
@@ -105,7 +106,7 @@ def watch(
         student: a loaded one, or its folder; the newest in the cache when None.
         teacher: what is held against; takes frames (1, 3, h, w), 0 to 1. By default the student's own teacher.
         period: frames from one key frame to the next; by default the one that the student was trained for.
-        threshold: energy from which a frame becomes a key frame (1 is about a cut); None for the period alone.
+        threshold: energy from which a frame becomes a key frame (1 finds cuts); None for the period alone.
         out: an MP4 file of both side by side; None for none.
         progress: show a progress bar.
 
@@ -178,13 +179,13 @@ class _Watching:
     def shown(self) -> Iterator[Shown]:
         frames = self._frames()
         coming: list[Tensor] = []
+        state: DeltaState | None = None
 
         def ready() -> Iterator[Tensor]:
             while True:  # it is asked for a frame only after one has come
                 yield coming.pop()
 
-        # A threshold that nothing crosses, because energies are told only where one is asked for.
-        steps = self.student.deployed.steps(ready(), period=self.period, threshold=self.threshold or math.inf)
+        steps = self.student.deployed.steps(ready(), period=self.period, threshold=self.threshold)
         bar = tqdm(frames, total=self.reader.num_frames, desc="watching", unit="frame", disable=not self.progress)
         for number, picture in enumerate(bar):
             frame = torch.from_numpy(picture).permute(2, 0, 1)[None].float().div(255)
@@ -193,7 +194,10 @@ class _Watching:
                 step, theirs = self._step(steps), self._asked(frame)
             else:
                 theirs, step = self._asked(frame), self._step(steps)
-            yield self._compared(number, picture, theirs, step)
+            # Where the period alone decides nobody needs the energy to run: it is told, but not timed.
+            energy = state.energy(frame) if step.energy is None and state is not None else step.energy or 0.0
+            state = step.state
+            yield self._compared(number, picture, theirs, step, energy)
 
     def watched(self, out: Path | None) -> Watched:
         costs = self.student.deployed.costs((3, self.size[1], self.size[0]))
@@ -233,7 +237,9 @@ class _Watching:
         self.seconds["key" if step.key else "delta"].append(time.perf_counter() - started)
         return step
 
-    def _compared(self, number: int, picture: UInt8[np.ndarray, "h w 3"], theirs: Tensor, step: Step) -> Shown:
+    def _compared(
+        self, number: int, picture: UInt8[np.ndarray, "h w 3"], theirs: Tensor, step: Step, energy: float
+    ) -> Shown:
         task, classes = self.student.task, len(self.student.classes)
         teacher, student = self._answer(theirs), self._answer(step.output)
         if isinstance(teacher, Detections):
@@ -243,7 +249,7 @@ class _Watching:
         found = task.compare(step.output, truth, classes=classes)
         self.agreed = found if self.agreed is None else self.agreed + found
         self.by_frame.append(found.value)
-        self.energy.append(step.energy or 0.0)
+        self.energy.append(energy)
         if step.key:
             self.keys.append(number)
         return Shown(picture, teacher, student, step.key, self.energy[-1], found.value)
