@@ -193,3 +193,15 @@ def test_answers_that_move_with_the_picture_are_consistent_and_others_are_not():
     still = temporal_consistency(now, before, motion=np.zeros_like(motion), **how)
     assert still.value == pytest.approx(Confusion.of(now, before, classes=3).value)
     assert still.value < 1
+
+
+def test_pixels_that_nobody_labelled_in_either_frame_do_not_count_as_inconsistent():
+    labels = np.random.default_rng(4).integers(0, 3, (8, 9)).astype(np.uint8)
+    now, before = labels.copy(), labels.copy()
+    now[:3], before[:, :2] = 255, 255
+    how = {"motion": np.zeros((8, 9, 2), np.float32), "visible": np.ones((8, 9), bool), "classes": 3}
+    found = temporal_consistency(now, before, **how)
+    assert found.value == 1
+    assert found.counts.sum() == 5 * 7
+    now[4, 4] = (now[4, 4] + 1) % 3
+    assert temporal_consistency(now, before, **how).value < 1

@@ -230,11 +230,12 @@ def temporal_consistency(
     Nothing here is held against the truth: a network that always answers the same is perfectly consistent.
 
     Args:
-        now: answers, 0 to classes - 1.
-        before: answers for the frame before.
+        now: answers, 0 to classes - 1, or void.
+        before: answers for the frame before, likewise.
         motion: as `carried` takes it, and `DenseDataset.motion` gives it.
         visible: likewise.
         classes: k.
         void: label of pixels that do not count.
     """
-    return Confusion.of(now, carried(before, motion, visible, void=void), classes=classes, void=void)
+    known = visible & (now != void)  # labels have pixels of which nobody knows what they are
+    return Confusion.of(now, carried(before, motion, known, void=void), classes=classes, void=void)

@@ -189,8 +189,8 @@ def consistency(
 
     Returns:
         "teacher", "delta", "copying" (the key frame's answers until the next one), and where there are labels,
-        "labels": the most that can be reached. Nothing but the last is held against the truth, so what never changes is
-        the more consistent the less moves.
+        "labels": what answers that are never wrong reach. It is no upper bound: nothing but this is held against the
+        truth, and answers that never change, as an untrained network's, are wholly consistent.
 
     Raises:
         ValueError: as in `evaluate`, or `every` shares a factor with the period.

@@ -46,7 +46,8 @@ class DeltaState:
         Returns:
             0 for the key frame itself, about 2 for an unrelated picture of the same contrast; the largest of a batch.
             Between videos of the built-in world a cut is 1.4 or more, half of them above 2.6; within a video, 7 frames
-            after the key frame, 19 of 20 are below 0.8. Infinite where either frame is not finite, for nothing of what is remembered then holds.
+            after the key frame, 19 of 20 are below 0.8. Infinite where a frame is not finite, as nothing that is
+            remembered then holds.
 
         Raises:
             ValueError: the frame is not of the key frame's shape, type and device.
