@@ -218,6 +218,13 @@ def test_changes_far_apart_are_two_rectangles_and_near_ones_are_one():
     assert rectangles(changed, tile=16, grow=1) == [Box(16, 64, 16, 96)]
 
 
+def test_the_more_a_call_costs_the_fewer_rectangles_there_are():
+    changed = np.zeros((40, 40), bool)
+    changed[2, 2] = changed[37, 36] = True
+    counts = [len(rectangles(changed, tile=16, grow=1, call_pixels=pixels)) for pixels in (0, 16 * 16 * 1000, 10**6)]
+    assert counts == [2, 2, 1]
+
+
 def test_the_receptive_field_is_that_of_the_formula():
     def plain(*kernels):
         layers = [nn.Conv2d(3 if i == 0 else 4, 4, k, padding=k // 2) for i, k in enumerate(kernels)]
@@ -238,7 +245,7 @@ class Pooled(nn.Module):
 
     def forward(self, x):
         x = self.first(x)
-        return self.last(x * x.mean((2, 3), keepdim=True).sigmoid())
+        return self.last(x * x.mean((2, 3), keepdim=True))
 
 
 class Squeezed(Pooled):

@@ -19,7 +19,8 @@ from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.state import DeltaState
 
 CALL_PIXELS = 6000
-"""What a call costs beside its pixels, in pixels: rectangles are joined where that is cheaper."""
+"""What a call costs beside its pixels, in pixels that a per-frame network computes: rectangles are joined where that is
+cheaper."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Box:
         return Box(self.top - top, self.bottom - top, self.left - left, self.right - left)
 
 
-def rectangles(changed: Bool[np.ndarray, "rows columns"], *, tile: int, grow: int) -> list[Box]:
+def rectangles(
+    changed: Bool[np.ndarray, "rows columns"], *, tile: int, grow: int, call_pixels: float | int = CALL_PIXELS
+) -> list[Box]:
     """Few rectangles, pixels, that hold all changed tiles and `grow` tiles around each; they may overlap.
 
     A rectangle is cut in two, across or along, where that saves most, and more than another call costs. Sides are of
@@ -84,7 +87,7 @@ def rectangles(changed: Bool[np.ndarray, "rows columns"], *, tile: int, grow: in
     parts = [np.argwhere(changed)] if changed.any() else []
     while parts:
         part = parts.pop()
-        least, cut = area(part.min(0, keepdims=True), part.max(0, keepdims=True)).item() - CALL_PIXELS / tile**2, None
+        least, cut = area(part.min(0, keepdims=True), part.max(0, keepdims=True)).item() - call_pixels / tile**2, None
         for axis in (0, 1):
             part = part[part[:, axis].argsort(kind="stable")]
             places = np.flatnonzero(np.diff(part[:, axis])) + 1
@@ -138,6 +141,7 @@ class KeptMaps:
     """
 
     def __init__(self, layers: dict[str, nn.Module]):
+        self._rings = {name: _ring(layer) for name, layer in layers.items()}
         self.layers = layers
         self.maps: dict[str, Tensor] = {}
         self.margin = 0
@@ -165,32 +169,42 @@ class KeptMaps:
             compare: whether to keep nothing, and to say in `strayed` who gave something else than is kept.
         """
         calls: Counter[str] = Counter()
+        places: dict[tuple, tuple] = {}  # of layers whose maps are alike
         self.strayed = None
 
         def mend(name: str, z: Tensor) -> None:
             call = _call(name, calls)
             kept, ring = self.maps[call], self.ring(name)
-            place = self.place(kept, box)
+            geometry = box, kept.shape[2:], ring
+            if geometry not in places:
+                places[geometry] = self._places(kept, box, ring)
+            place, inner, part, rims = places[geometry]
             if z.shape[2:] != (place.bottom - place.top, place.right - place.left):
                 raise ValueError(f"the layer {name!r} gives a map of {tuple(z.shape[2:])} to a cut-out: {UNFIT}")
-            inner = place.within(ring, *kept.shape[2:])
-            part = inner.less(place.top, place.left)
             if not compare:
-                kept[inner.of] = z[part.of]
-            elif self.strayed is None and not _close(z[part.of], kept[inner.of], like=kept):
+                kept[inner] = z[part]
+            elif self.strayed is None and not _close(z[part], kept[inner], like=kept):
                 self.strayed = call
-            around, (height, width) = kept[place.of], z.shape[2:]
-            for rim, there in (
-                (np.s_[..., : part.top, :], part.top > 0),
-                (np.s_[..., part.bottom :, :], part.bottom < height),
-                (np.s_[..., : part.left], part.left > 0),
-                (np.s_[..., part.right :], part.right < width),
-            ):
-                if there:
-                    z[rim] = around[rim]
+            around = kept[place.of]
+            for rim in rims:
+                z[rim] = around[rim]
 
         with self._hooked(mend):
             yield
+
+    def _places(self, kept: Tensor, box: Box, ring: tuple[int, int]) -> tuple[Box, tuple, tuple, list[tuple]]:
+        """Where a cut-out lies in a map, its trusted part there and in itself, and its rims where the map goes on."""
+        place = self.place(kept, box)
+        height, width = place.bottom - place.top, place.right - place.left
+        inner = place.within(ring, *kept.shape[2:])
+        part = inner.less(place.top, place.left)
+        rims = (
+            (np.s_[..., : part.top, :], part.top > 0),
+            (np.s_[..., part.bottom :, :], part.bottom < height),
+            (np.s_[..., : part.left], part.left > 0),
+            (np.s_[..., part.right :], part.right < width),
+        )
+        return place, inner.of, part.of, [rim for rim, there in rims if there]
 
     def place(self, tensor: Tensor, box: Box) -> Box:
         """Where a frame's rectangle lies in a map.
@@ -212,7 +226,7 @@ class KeptMaps:
 
     def ring(self, name: str) -> tuple[int, int]:
         """Rows and columns of a layer's map, at the rim of a cut-out, that cannot be trusted."""
-        rows, columns = _ring(self.layers[name])
+        rows, columns = self._rings[name]
         return rows + self.margin, columns + self.margin
 
     def ring_pixels(self, call: str) -> tuple[int, int]:

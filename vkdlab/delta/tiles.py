@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from vkdlab import cost
 from vkdlab.delta.answers import mapped, tensors_in
-from vkdlab.delta.cuts import UNFIT, Box, KeptMaps, layers_of, rectangles
+from vkdlab.delta.cuts import CALL_PIXELS, UNFIT, Box, KeptMaps, layers_of, rectangles
 from vkdlab.delta.frames import check_frame, check_period
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.state import DeltaState
@@ -122,7 +122,11 @@ class StillTiles:
     def macs(self, step: TileStep) -> float:
         """Multiply-accumulates of a step: they grow with the pixels that are computed."""
         rows, columns = step.changed.shape
-        shape = (3, rows * self.tile, columns * self.tile)
+        key, delta = self._costs((3, rows * self.tile, columns * self.tile))
+        return step.share * (key if step.key else delta)
+
+    def _costs(self, shape: tuple[int, int, int]) -> tuple[float, float]:
+        """Multiply-accumulates of a whole frame of this shape, on a key frame and on others."""
         if shape not in self._macs:
             if isinstance(self.network, DeltaNetwork):
                 costs = self.network.costs(shape)
@@ -130,8 +134,11 @@ class StillTiles:
             else:
                 whole = float(cost.macs(self.network, _zeros(self.network, *shape[1:])))
                 self._macs[shape] = whole, whole
-        key, delta = self._macs[shape]
-        return step.share * (key if step.key else delta)
+        return self._macs[shape]
+
+    def _lighter(self, frame: Tensor) -> float:
+        key, delta = self._costs(tuple(frame.shape[1:]))
+        return key / max(delta, 1.0)
 
     def _check(self, frame: Tensor, memory: _Memory | None) -> None:
         check_frame(frame)
@@ -162,8 +169,10 @@ class StillTiles:
         changed = self._changed(frame, memory.seen)
         if is_delta and key:
             changed |= self._changed(frame, memory.state.frame)
-        boxes = rectangles(changed, tile=self.tile, grow=self.reach // self.tile)
-        if sum(box.area for box in boxes) >= _all(frame).area:
+        # On a delta frame a pixel costs less, and so a call as much as more of them.
+        call_pixels = CALL_PIXELS * (1 if key else self._lighter(frame))
+        boxes = rectangles(changed, tile=self.tile, grow=self.reach // self.tile, call_pixels=call_pixels)
+        if sum(box.area + call_pixels for box in boxes) >= _all(frame).area + call_pixels:
             boxes = [_all(frame)]
             self._whole(frame, memory, key=key)
         elif boxes:
