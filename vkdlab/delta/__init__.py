@@ -27,9 +27,11 @@ from vkdlab.delta.layers import DeltaBlock, DeltaConv2d, spatial_svd, svd_rank
 from vkdlab.delta.memory import keep_freed_memory
 from vkdlab.delta.network import DeltaNetwork, Step, Traced
 from vkdlab.delta.points import Point, at_cost, points_of, table
+from vkdlab.delta.real import load_videos, on_videos, steadiness
 from vkdlab.delta.recipes import CAMVID, RECIPES, load_splits, recipe_for
 from vkdlab.delta.shown import busiest, class_maps, found_boxes, frames_of, pictures_of
 from vkdlab.delta.state import DeltaState
+from vkdlab.delta.still import camera_motion, fixed_cameras, on_fixed_cameras
 from vkdlab.delta.student_files import latest_student, load_student, save_student
 from vkdlab.delta.study import Study, train_study
 from vkdlab.delta.tasks import DETECTION, SEGMENTATION, task_of
@@ -60,6 +62,7 @@ __all__ = [
     "agreement",
     "at_cost",
     "busiest",
+    "camera_motion",
     "chosen",
     "class_maps",
     "consistency",
@@ -68,6 +71,7 @@ __all__ = [
     "cost_share",
     "cut",
     "evaluate",
+    "fixed_cameras",
     "follow",
     "found_boxes",
     "frames_of",
@@ -76,7 +80,10 @@ __all__ = [
     "load",
     "load_splits",
     "load_student",
+    "load_videos",
     "measure_study",
+    "on_fixed_cameras",
+    "on_videos",
     "pictures_of",
     "points_of",
     "predictions_of",
@@ -86,6 +93,7 @@ __all__ = [
     "save",
     "save_student",
     "spatial_svd",
+    "steadiness",
     "svd_rank",
     "table",
     "task_of",
