@@ -1,0 +1,232 @@
+"""What the README says of Delta Distillation: sweeps, claims, table. `make_evidence.py` runs it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from claims import Runs, limit, points_between
+
+from vkdlab import notebooks
+from vkdlab.evidence import Claim, write_evidence
+from vkdlab.metrics import mean_interval
+from vkdlab.report import Report
+
+EVIDENCE = Path(__file__).parent / "evidence" / "delta.json"
+SEEDS = range(5)
+STUDIES: Mapping[str, Mapping[str, Any]] = {
+    "tabletop": {"data": "tabletop", "task": "segmentation", "teacher": "unet"},
+    "tabletop, boxes": {"data": "tabletop", "task": "detection", "teacher": "unet"},
+    "CamVid": {"data": "camvid", "task": "segmentation", "teacher": "unet"},
+    "CamVid, ESPNet": {"data": "camvid", "task": "segmentation", "teacher": "espnet"},
+}
+"""Parameters of the notebook by what a study is called."""
+DELTA = "delta 4"
+SMALLER, LOW_RANK, COPY = "smaller networks", "low-rank networks", "copying the key frame"
+SAME = 2.07
+"""How many times fewer multiply-accumulates the published best needs for the same mIoU."""
+PERIODS = {
+    4: {"below": 1.0, "share": 0.40, "faster": 1.5, "on 2": 1.4},
+    8: {"below": 1.5, "share": 0.30, "faster": 1.8, "on 2": 1.6},
+}
+"""Periods with targets: points below the teacher, share of its cost, times faster on one thread and on two."""
+
+
+def make() -> dict[str, Any]:
+    """Runs what was never run, and writes the evidence."""
+    results = {name: sweep(name) for name in STUDIES}
+    every = [result for some in results.values() for result in some.results]
+    first = next(iter(results.values()))
+    report = Report(folder=first.folder, results=tuple(every), command="python reports/make_evidence.py delta")
+    claims = [
+        claim for name, some in results.items() for claim in claims_of(name, [each.metrics for each in some.results])
+    ]
+    return write_evidence(report, path=EVIDENCE, claims=claims)
+
+
+def sweep(name: str) -> Report:
+    """One study at every seed, in turns, so that times are taken with nothing else running."""
+    given = {**STUDIES[name], "networks": "few", "workers": 1}
+    return notebooks.run(
+        ["04"],
+        profile="full",
+        parameters=given,
+        sweep={"seed": SEEDS},
+        slots=1,
+        name=f"delta-{name.replace(', ', '-').replace(' ', '-').lower()}",
+    )
+
+
+def claims_of(name: str, runs: Runs) -> list[Claim]:
+    """What this method has to show on one data set, met or not."""
+    metric = "mAP@0.5" if "boxes" in name else "mIoU"
+    teacher, small = f"teacher, period 1 {metric}", f"small (period 4), period 1 {metric}"
+    claims = []
+    if small in runs[0]:
+        claims.append(
+            points_between(
+                runs,
+                teacher,
+                small,
+                at_least=3,
+                note=NOTES.get((name, "teacher"), NOTES["teacher"]),
+                name=f"{name}: {metric} of the teacher above a smaller network of delta 4's cost at period 4, points",
+            )
+        )
+    for period, targets in PERIODS.items():
+        at = f"{DELTA}, period {period}"
+        mine = f"{at} {metric}"
+        claims += [
+            points_between(
+                runs, mine, teacher, name=f"{name}: {metric} of {at} above the teacher, points",
+                at_least=-targets["below"], note=_note(name, "below"),
+            ),
+            limit(
+                [run[f"{at} GMAC"] / run["teacher, period 1 GMAC"] for run in runs],
+                name=f"{name}: cost of {at}, share of the teacher's",
+                at_most=targets["share"],
+                note=_note(name, "share"),
+            ),
+            points_between(
+                runs, mine, f"{COPY}, period {period} {metric}", at_least=3, note=_note(name, "copying"),
+                name=f"{name}: {metric} of {at} above copying at the same period, points",
+            ),
+        ]  # fmt: skip
+        for rival in (COPY, SMALLER, LOW_RANK):
+            for cost in ("at the cost", "at the ms"):
+                key = f"{rival}, {cost} of {at} {metric}"
+                if all(key in run for run in runs):
+                    claims.append(
+                        points_between(
+                            runs,
+                            mine,
+                            key,
+                            at_least=0,
+                            note=_note(name, rival),
+                            name=f"{name}: {metric} of {at} above {rival} {_COSTS[cost]}, points",
+                        )
+                    )
+        if f"{at} times faster" in runs[0]:
+            claims.append(
+                limit(
+                    [run[f"{at} times faster"] for run in runs],
+                    at_least=targets["faster"],
+                    note=_note(name, "faster"),
+                    name=f"{name}: {at}, times faster than the teacher, one thread",
+                )
+            )
+        if all(f"{at} times faster on 2 threads" in run for run in runs):
+            claims.append(
+                limit(
+                    [run[f"{at} times faster on 2 threads"] for run in runs],
+                    at_least=targets["on 2"],
+                    note=_note(name, "faster"),
+                    name=f"{name}: {at}, times faster than the teacher, two threads",
+                )
+            )
+    if name == "tabletop":
+        claims.append(same_value(name, runs, metric))
+    for key in sorted(runs[0]):
+        if key.startswith(REPORTED) and all(key in run for run in runs):
+            claims.append(
+                limit(
+                    [run[key] for run in runs],
+                    name=f"{name}: {key}",
+                    note=_note(name, "still"),
+                    at_least=3 if key == STILL else None,
+                )
+            )
+    return claims
+
+
+REPORTED = ("temporal consistency", "real, ", "DAVIS")
+"""How metrics begin that are reported as they are."""
+STILL = "real, still tiles times faster"
+_COSTS = {"at the cost": "at the same cost", "at the ms": "at the same time"}
+NOTES: dict[Any, str] = {}
+"""What a reader has to know of a target that is not met: by study and what was missed, or by the latter alone."""
+
+
+def _note(name: str, what: str) -> str:
+    return NOTES.get((name, what), NOTES.get(what, "missed; not explained"))
+
+
+def same_value(name: str, runs: Runs, metric: str) -> Claim:
+    """How far from the teacher the best delta network is that needs at most 1 / 2.07 of its cost."""
+    teacher = f"teacher, period 1 {metric}"
+    cheap = [
+        key.removesuffix(f" {metric}")
+        for key in runs[0]
+        if key.startswith("delta ") and key.endswith(f" {metric}") and "untrained" not in key and ", at " not in key
+        and runs[0][key.replace(f" {metric}", " GMAC")] * SAME <= runs[0]["teacher, period 1 GMAC"]
+    ]  # fmt: skip
+    best = max(cheap, key=lambda at: mean_interval([run[f"{at} {metric}"] for run in runs]).mean)
+    share = runs[0]["teacher, period 1 GMAC"] / runs[0][f"{best} GMAC"]
+    return points_between(
+        runs,
+        f"{best} {metric}",
+        teacher,
+        at_least=-0.4,
+        note=_note(name, "same"),
+        name=f"{name}: {metric} of {best} above the teacher at {share:.2f} times fewer multiply-accumulates, points "
+        "(the published networks lose 0.4 at most and win 0.4)",
+    )
+
+
+def readme_table(evidence: Mapping[str, Any]) -> str:
+    """What the README shows of the evidence."""
+    names = [name for name in STUDIES if runs_of(evidence, name)]
+    rows = {
+        "teacher, every frame": ("teacher, period 1", "value"),
+        "**delta network**, period 4": (f"{DELTA}, period 4", "value"),
+        "of the teacher's multiply-accumulates": (f"{DELTA}, period 4", "share"),
+        "times faster, one thread": (f"{DELTA}, period 4", "faster"),
+        "**delta network**, period 8": (f"{DELTA}, period 8", "value"),
+        "of the teacher's multiply-accumulates ": (f"{DELTA}, period 8", "share"),
+        "times faster, one thread ": (f"{DELTA}, period 8", "faster"),
+        "smaller network of period 4's cost": ("small (period 4), period 1", "value"),
+        "smaller network of period 8's cost": ("small (period 8), period 1", "value"),
+        "low-rank network of period 4's cost": ("low rank (period 4), period 1", "value"),
+        "copying the key frame, period 4": (f"{COPY}, period 4", "value"),
+        "copying the key frame, period 8": (f"{COPY}, period 8", "value"),
+    }
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for title, (network, what) in rows.items():
+        cells = [_cell(runs_of(evidence, name), network, what) for name in names]
+        lines.append(f"| {title.strip()} | {' | '.join(cells)} |")
+    missed = [claim for claim in evidence["claims"] if not claim["met"]]
+    seeds = ", ".join(f"{len(runs_of(evidence, name))} on {name}" for name in names)
+    lines += [
+        "",
+        "mIoU (boxes: mAP@0.5) and share of cost in per cent, mean over seeds and 95 % interval of that mean; seeds: "
+        f"{seeds}. Test splits, profile `full`; {evidence['machine']}, {evidence['date']}; from",
+        "`reports/evidence/delta.json`, by `python reports/make_evidence.py delta`. Differences on the same seeds and",
+        f"their intervals are its claims; {len(missed)} of {len(evidence['claims'])} miss their target and",
+        "say why.",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(runs: Sequence[Mapping[str, float]], network: str, what: str) -> str:
+    metric = next(key for key in runs[0] if key.startswith("teacher, period 1 m")).rpartition(" ")[2]
+    if what == "faster":
+        values, digits = [run.get(f"{network} times faster") for run in runs], 2
+    elif what == "share":
+        values, digits = [100 * run[f"{network} GMAC"] / run["teacher, period 1 GMAC"] for run in runs], 0
+    else:
+        values, digits = [run.get(f"{network} {metric}") for run in runs], 1
+        values = [None if value is None else 100 * value for value in values]
+    if any(value is None for value in values):
+        return "-"
+    found = mean_interval(values)
+    spread = found.high - found.mean
+    return f"{found.mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if len(values) > 1 and what != "share" else "")
+
+
+def runs_of(evidence: Mapping[str, Any], name: str) -> list[Mapping[str, float]]:
+    """Metrics of the runs of one study."""
+    given = STUDIES[name]
+    return [
+        run["metrics"]
+        for run in evidence["runs"]
+        if all(run["parameters"].get(key) == value for key, value in given.items())
+    ]
