@@ -94,11 +94,13 @@ RECIPES: Mapping[str, Recipe] = {
         videos=30,
     ),
     "full": Recipe(
-        teacher=TrainConfig(epochs=5, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
+        teacher=TrainConfig(epochs=8, batch_size=8, lr=3e-3, num_threads=1, precision="bf16-mixed"),
         student=TrainConfig(epochs=4, batch_size=4, lr=2e-3, num_threads=1, precision="bf16-mixed"),
-        width=40,
+        width=36,
         student_samples=300,
         classes="objects",
+        size=(192, 144),
+        crop=(128, 96),
         every=25,
     ),
 }
