@@ -48,6 +48,7 @@ def test_every_network_has_its_points_and_per_frame_networks_have_one(study, cur
     assert found == {
         "teacher": [1],
         "delta 4": later,
+        "as released": later,
         "small (period 4)": [1],
         "low rank (period 4)": [1],
         "copying the key frame": list(PERIODS),
