@@ -12,11 +12,13 @@ from vkdlab.data.dense import load_dense
 from vkdlab.data.dense_batches import as_input
 from vkdlab.delta import convert
 from vkdlab.delta.curve_figures import PUBLISHED, against_cost, along, by_distance, published
+from vkdlab.delta.curves import COPY, UNTRAINED
 from vkdlab.delta.evaluate import Measured, cut, follow
 from vkdlab.delta.figures import consistent, kept, masks, novelty
 from vkdlab.delta.layer_figures import build_up, guess, guessed, move_to, worst_layer
-from vkdlab.delta.marks import class_colours
+from vkdlab.delta.marks import COLOURS, class_colours
 from vkdlab.delta.points import Point
+from vkdlab.delta.study import names_of
 from vkdlab.delta.tasks import SEGMENTATION
 from vkdlab.dense_metrics import Confusion
 
@@ -212,9 +214,12 @@ def _points(seed=0, *, gain=0.0, ms=math.nan):
 
 def test_the_title_speaks_of_the_cheapest_delta_network_that_loses_a_point_at_most():
     figure = against_cost(_points())
-    assert _title(figure) == "−0.5 points of mIoU for 40 % of the arithmetic at period 4"
+    assert _title(figure) == "The delta network: −0.5 points of mIoU for 40 % of the arithmetic at period 4"
     # Copying at 4 GMAC lies on the line from (2.5, 70) to (5, 76): 73.6.
-    assert "points at the same cost: +5.9 to copying, +2.5 to a smaller network" in figure.layout.title.subtitle.text
+    assert figure.layout.title.subtitle.text.endswith(
+        "points at the same cost: +5.9 to copying, +2.5 to a smaller network; "
+        "not measured at this cost: a low-rank network"
+    )
     assert len({trace.xaxis for trace in figure.data}) == 1
 
 
@@ -247,6 +252,39 @@ def test_without_a_delta_network_the_curves_are_still_drawn():
     assert _title(against_cost([point for point in _points() if point.kind != "delta"])) == "mIoU against cost"
 
 
+def test_the_title_names_the_network_and_never_one_that_nobody_trained():
+    trained, untrained = (
+        [dataclasses.replace(point, name=name) for point in _points() if point.kind == "delta"]
+        for name in ("delta 8", UNTRAINED)
+    )
+    cheaper = [dataclasses.replace(point, gmac=point.gmac / 2, value=0.8) for point in untrained]
+    others = [point for point in _points() if point.kind != "delta"]
+    assert _title(against_cost([*others, *cheaper, *trained])).startswith("Delta 8: −0.5 points of mIoU for 40 %")
+    assert _title(against_cost([*others, *cheaper])) == "mIoU against cost"
+
+
+def test_every_network_of_a_study_is_drawn_in_a_way_of_its_own():
+    kinds = {"teacher": "teacher", "small": "small", "low rank": "low rank", "features": "feature distillation"}
+    points = []
+    for place, name in enumerate([*names_of(), COPY, UNTRAINED]):
+        kind = kinds.get(name.partition(" (")[0], "copy" if name == COPY else "delta")
+        gamma = float(name.split()[1].strip(",")) if name.startswith("delta") else 4.0
+        periods = (2, 4) if kind in ("delta", "copy") else (1,)
+        points += [Point(name, kind, gamma, n, 0.7, (0.7,) * n, 10.0 - place / 2 - n) for n in periods]
+    figure = against_cost(points)
+    drawn = {trace.name: (trace.line.color, trace.marker.symbol, trace.line.dash) for trace in figure.data}
+    assert len(drawn) == 14
+    assert len(set(drawn.values())) == 14
+    alone = {name: each[:2] for name, each in drawn.items()}  # what is a single mark has no line
+    assert len(set(alone.values())) == 14
+    numbered = {trace.name for trace in figure.data if trace.text is not None}
+    assert numbered == {"delta 2", COPY}  # seven curves' numbers would cover each other
+    same = [{drawn[f"{name} (period {n})"][0] for n in (4, 8)} for name in ("small", "low rank")]
+    assert [len(colours) for colours in same] == [1, 1]
+    assert drawn["delta 4"][0] == drawn["searched"][0] == drawn[UNTRAINED][0] != drawn["delta 8"][0]
+    assert drawn["delta 4"][1:] == ("circle", "solid")
+
+
 def test_published_rows_stand_alone_and_say_that_they_are_others():
     figure = published()
     assert _title(figure).startswith("Published")
@@ -258,13 +296,23 @@ def test_published_rows_stand_alone_and_say_that_they_are_others():
 
 
 def test_the_metric_by_distance_tells_what_is_lost():
-    found = {"teacher": _measured(0.8), "delta": _measured(0.8, 0.78, 0.75), "copying": _measured(0.8, 0.7, 0.6)}
+    found = {
+        "teacher": _measured(0.8),
+        UNTRAINED: _measured(0.8, 0.7, 0.65),
+        "delta 4": _measured(0.8, 0.78, 0.75),
+        COPY: _measured(0.8, 0.7, 0.6),
+    }
     figure = by_distance(found)
-    assert _title(figure) == (
-        "2 frames after the key frame the delta network has lost 5.0 points of mIoU, copying has lost 20.0"
-    )
+    assert _title(figure) == "2 frames after the key frame delta 4 has lost 5.0 points of mIoU, copying has lost 20.0"
     assert list(_trace(figure, "teacher").x) == [0, 1, 2]
-    assert list(_trace(figure, "delta").y) == pytest.approx([80, 78, 75], abs=0.1)
+    assert list(_trace(figure, "delta 4").y) == pytest.approx([80, 78, 75], abs=0.1)
+    lines = {trace.name: (trace.line.color, trace.line.dash) for trace in figure.data}
+    assert lines[COPY][0] == COLOURS["copy"]
+    assert lines["delta 4"][0] == lines[UNTRAINED][0] == COLOURS["delta"]
+    assert len(set(lines.values())) == 4
+    plain = by_distance({"delta": found["delta 4"], "copying": found[COPY]})
+    assert "the delta network has lost 5.0 points of mIoU, copying has lost 20.0" in _title(plain)
+    assert "copying" not in _title(by_distance({"delta 4": found["delta 4"]}))
     with pytest.raises(ValueError, match="from the second frame on"):
         by_distance({"teacher": found["teacher"]})
 

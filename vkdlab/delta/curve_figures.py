@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,14 +16,27 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vkdlab import plots
+from vkdlab.delta.curves import UNTRAINED
 from vkdlab.delta.evaluate import Followed, Measured
-from vkdlab.delta.marks import COLOURS, DELTAS, signed
+from vkdlab.delta.marks import COLOURS, Style, joined, signed, styles_of
 from vkdlab.delta.points import Axis, Point, at_cost
 from vkdlab.metrics import Interval, mean_interval
 
 _AXES = {"gmac": "GMAC a frame", "ms": "ms a frame"}
-_SYMBOLS = {"teacher": "star", "delta": "circle", "copy": "x", "small": "diamond", "low rank": "square"}
+_FLOORS = {"copy": "copying", "small": "a smaller network", "low rank": "a low-rank network"}
+_STARTS = {
+    "teacher": "teacher",
+    "copying": "copy",
+    "small": "small",
+    "low rank": "low rank",
+    "features": "feature distillation",
+}
+"""What the name of a network of a study starts with, to its kind; all others are delta networks."""
 _NEAR = 0.1
+_NUMBERED = 3
+"""So many curves of delta networks at most have the numbers of their periods, each its own: more cover each other."""
+_IN_A_ROW = 7
+"""Names in a line of the legend."""
 _FAIR_LOSS = 0.01
 
 
@@ -75,22 +89,28 @@ def against_cost(
     if not axes:
         raise ValueError("no cost of these points was measured")
     figure = make_subplots(rows=1, cols=len(axes), shared_yaxes=True, horizontal_spacing=0.05)
-    colours = _colours(points)
+    styles = styles_of({point.name: (point.kind, point.gamma) for point in points})
+    deltas = [name for name in styles if any(point.kind == "delta" for point in points if point.name == name)]
+    bare = deltas[1:] if len(deltas) > _NUMBERED else []
     for column, axis in enumerate(axes, start=1):
-        for name in colours:
+        for name, style in styles.items():
             curve = [point for point in points if point.name == name and math.isfinite(getattr(point, axis))]
             if curve:
-                _add_curve(figure, curve, axis, colour=colours[name], first=column == 1, column=column)
+                _add_curve(
+                    figure, curve, axis, style=style, first=column == 1, column=column, numbered=name not in bare
+                )
         teacher = 100 * np.mean([point.value for point in points if point.kind == "teacher"])
         figure.add_hline(y=teacher, line={"dash": "dot", "color": COLOURS["teacher"], "width": 1}, row=1, col=column)
         figure.update_xaxes(title_text=_AXES[axis], rangemode="tozero", row=1, col=column)
+    numbers = f"numbers: key-frame period{', alike on all curves' if bare else ''}"
+    rows = math.ceil(len(styles) / _IN_A_ROW)
     plots.styled(
         figure,
         title=_won(points, metric, timed="ms" in axes),
-        subtitle="<br>".join(filter(None, (_joined(subtitle, "numbers: key-frame period"), _floors(points)))),
-        height=490,
+        subtitle="<br>".join(filter(None, (joined(subtitle, numbers), _floors(points)))),
+        height=460 + 30 * rows,
     )
-    figure.update_layout(margin={"t": 112})
+    figure.update_layout(margin={"t": 112, "b": 56 + 30 * rows})
     return figure.update_yaxes(title_text=f"{metric} (%)", row=1, col=1)
 
 
@@ -140,8 +160,8 @@ def by_distance(measured: Mapping[str, Measured], *, subtitle: str = "") -> go.F
     """The metric against the distance from the key frame: where the error builds up.
 
     Args:
-        measured: source ("teacher", "delta", "copying", ..) to what was measured; one distance is drawn as a line
-            through all.
+        measured: network to what was measured, by its name in a study, or "delta" and "copying" where there is one of
+            each; one distance is drawn as a line through all.
         subtitle: data set, split.
 
     Raises:
@@ -151,25 +171,27 @@ def by_distance(measured: Mapping[str, Measured], *, subtitle: str = "") -> go.F
     if longest < 2:
         raise ValueError(f"an error builds up from the second frame on, measured were {longest} distances")
     figure = go.Figure()
-    palette = itertools.cycle(DELTAS)
+    known = {name: _known(name) for name in measured}
+    styles = styles_of(known)
     for name, each in measured.items():
         values = [100 * value for value in each.by_distance]
         flat = len(values) == 1
         figure.add_scatter(
             x=list(range(longest if flat else len(values))), y=values * longest if flat else values, name=name,
-            mode="lines" if flat else "lines+markers",
-            line={"color": COLOURS.get(name) or next(palette), "dash": "dot" if flat else "solid"},
+            mode="lines" if flat else "lines+markers", marker={"symbol": styles[name].symbol, "size": 8},
+            line={"color": styles[name].colour, "dash": "dot" if flat else styles[name].dash},
         )  # fmt: skip
     metric = next(iter(measured.values())).metric
     title = f"{metric} by distance from the key frame"
-    if len(getattr(measured.get("delta"), "sums", ())) > 1:
-        values = measured["delta"].by_distance
+    moving = {name: each.by_distance for name, each in measured.items() if len(each.sums) > 1 and name != UNTRAINED}
+    deltas, copies = ([name for name in moving if known[name][0] == kind] for kind in ("delta", "copy"))
+    if deltas:
+        values = moving[deltas[0]]
         lost = f"{abs(100 * (values[-1] - values[0])):.1f} points"
-        title = f"{len(values) - 1} frames after the key frame the delta network has "
+        title = f"{len(values) - 1} frames after the key frame {_called(deltas[0])} has "
         title += f"{'lost' if values[-1] <= values[0] else 'won'} {lost} of {metric}"
-        if len(getattr(measured.get("copying"), "sums", ())) == len(values):
-            copied = measured["copying"].by_distance
-            title += f", copying has lost {100 * (copied[0] - copied[-1]):.1f}"
+        if copies and len(moving[copies[0]]) == len(values):
+            title += f", copying has lost {100 * (moving[copies[0]][0] - moving[copies[0]][-1]):.1f}"
     plots.styled(figure, title=title, subtitle=subtitle, x="frames since the key frame", y=f"{metric} (%)")
     return figure.update_xaxes(dtick=max(1, longest // 8)).update_layout(showlegend=True)
 
@@ -221,27 +243,20 @@ def along(followed: Mapping[str, Followed], *, subtitle: str = "") -> go.Figure:
         )  # fmt: skip
     for row, panel in enumerate(panels, start=1):
         figure.update_yaxes(title_text=panel, rangemode="tozero", row=row, col=1)
-    plots.styled(figure, title=_mended(followed), subtitle=_joined(subtitle, "rings: key frames"), height=540)
+    plots.styled(figure, title=_mended(followed), subtitle=joined(subtitle, "rings: key frames"), height=540)
     return figure.update_xaxes(title_text="frame", row=len(panels), col=1).update_layout(margin={"l": 90})
 
 
-def _colours(points: Sequence[Point]) -> dict[str, str]:
-    """A colour for every curve, in the order of their kinds; blues for delta networks, by gamma."""
-    names = {point.name: point for point in sorted(points, key=lambda point: (_order(point), point.gamma))}
-    deltas = [name for name, point in names.items() if point.kind == "delta"]
-    if len(deltas) == 1:
-        return {name: COLOURS[point.kind] for name, point in names.items()}
-    return {
-        name: DELTAS[deltas.index(name) % len(DELTAS)] if name in deltas else COLOURS[point.kind]
-        for name, point in names.items()
-    }
+def _known(name: str) -> tuple[str, float]:
+    """Kind and gamma of a network of a study, by its name; gamma is 4 where the name says none."""
+    kind = next((kind for start, kind in _STARTS.items() if name.startswith(start)), "delta")
+    gamma = re.match(r"delta ([\d.]+)", name)
+    return kind, float(gamma[1]) if gamma else 4.0
 
 
-def _order(point: Point) -> int:
-    return list(COLOURS).index(point.kind)
-
-
-def _add_curve(figure: go.Figure, curve: list[Point], axis: Axis, *, colour: str, first: bool, column: int) -> None:
+def _add_curve(
+    figure: go.Figure, curve: list[Point], axis: Axis, *, style: Style, first: bool, column: int, numbered: bool
+) -> None:
     """One curve: for the same period and the same gamma, the mean over seeds."""
     of_period = lambda point: (point.period, point.gamma)  # noqa: E731
     groups = [list(group) for _, group in itertools.groupby(sorted(curve, key=of_period), key=of_period)]
@@ -253,16 +268,16 @@ def _add_curve(figure: go.Figure, curve: list[Point], axis: Axis, *, colour: str
             )
         ]
     values = [mean_interval([100 * point.value for point in group]) for group in groups]
-    moving = curve[0].kind in ("delta", "copy")
+    numbered = numbered and curve[0].kind in ("delta", "copy")
     figure.add_scatter(
         x=[float(np.mean([getattr(point, axis) for point in group])) for group in groups],
         y=[value.mean for value in values], error_y={"array": [_half(value) for value in values], "thickness": 1.2},
-        mode="markers" if len(groups) == 1 else "lines+markers+text" if moving else "lines+markers",
-        text=[str(group[0].period) for group in groups] if moving else None, 
+        mode="markers" if len(groups) == 1 else "lines+markers+text" if numbered else "lines+markers",
+        text=[str(group[0].period) for group in groups] if numbered else None,
         textposition="top left" if curve[0].kind == "copy" else "bottom right",
-        textfont={"size": 11, "color": colour}, name=curve[0].name, legendgroup=curve[0].name, showlegend=first,
-        line={"color": colour}, row=1, col=column,
-        marker={"size": 13 if curve[0].kind == "teacher" else 9, "symbol": _SYMBOLS.get(curve[0].kind, "hexagon")},
+        textfont={"size": 11, "color": style.colour}, name=curve[0].name, legendgroup=curve[0].name, showlegend=first,
+        line={"color": style.colour, "dash": style.dash}, row=1, col=column,
+        marker={"size": 13 if curve[0].kind == "teacher" else 9, "symbol": style.symbol},
         hovertemplate=f"{curve[0].name}: %{{y:.1f}} % at %{{x:.3g}} {_AXES[axis]}<extra></extra>",
     )  # fmt: skip
 
@@ -273,11 +288,11 @@ def _half(interval: Interval) -> float:
 
 
 def _best(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """The teacher's points, and of the delta networks' the cheapest that lose a point at most, else the best ones."""
+    """The teacher's points, and of trained delta networks' the cheapest that lose a point at most, else the best."""
     teacher = [point for point in points if point.kind == "teacher"]
     groups: dict[tuple, list[Point]] = {}
     for point in points:
-        if point.kind == "delta" and point.period > 1:
+        if point.kind == "delta" and point.period > 1 and point.name != UNTRAINED:
             groups.setdefault((point.name, point.gamma, point.period), []).append(point)
     if not groups:
         return teacher, []
@@ -294,7 +309,8 @@ def _won(points: Sequence[Point], metric: str, *, timed: bool) -> str:
         return f"{metric} against cost"
     lost = 100 * np.mean([point.value for point in delta]) - 100 * np.mean([point.value for point in teacher])
     share = np.mean([point.gmac for point in delta]) / np.mean([point.gmac for point in teacher])
-    text = f"{signed(lost)} points of {metric} for {100 * share:.0f} % of the arithmetic"
+    text = f"{_called(delta[0].name, first=True)}: {signed(lost)} points of {metric}"
+    text += f" for {100 * share:.0f} % of the arithmetic"
     times = [np.mean([point.ms for point in each]) for each in (teacher, delta)]
     if timed and all(map(math.isfinite, times)):
         text += f" and {100 * times[1] / times[0]:.0f} % of the time"
@@ -306,8 +322,8 @@ def _floors(points: Sequence[Point]) -> str:
     _, delta = _best(points)
     if not delta:
         return ""
-    said = []
-    for kind, word in (("copy", "copying"), ("small", "a smaller network"), ("low rank", "a low-rank network")):
+    said, missing = [], []
+    for kind, word in _FLOORS.items():
         gains = []
         for point in delta:
             curve = [other for other in points if other.kind == kind and other.seed == point.seed]
@@ -319,7 +335,18 @@ def _floors(points: Sequence[Point]) -> str:
             gains.append(100 * (point.value - value))
         if all(map(math.isfinite, gains)):
             said.append(f"{signed(float(np.mean(gains)))} to {word}")
-    return f"points at the same cost: {', '.join(said)}" if said else ""
+        else:
+            missing.append(word)
+    return joined(
+        f"points at the same cost: {', '.join(said)}" if said else "",
+        f"not measured at this cost: {', '.join(missing)}" if missing else "",
+    )
+
+
+def _called(name: str, *, first: bool = False) -> str:
+    """A network's name in a sentence."""
+    name = "the delta network" if name == "delta" else name
+    return name[0].upper() + name[1:] if first else name
 
 
 def _mended(followed: Mapping[str, Followed]) -> str:
@@ -335,7 +362,3 @@ def _mended(followed: Mapping[str, Followed]) -> str:
         return f"After the cut the answer is {after[watched[0]]:.0f} % off"
     text = f"After the cut the answer is {after[plain[0]]:.0f} % off"
     return text + (f", with an automatic key frame {after[watched[0]]:.0f} %" if watched else "")
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)

@@ -15,7 +15,7 @@ from vkdlab.data.dense_batches import as_input
 from vkdlab.delta.evaluate import Measured
 from vkdlab.delta.frames import check_period
 from vkdlab.delta.layers import DeltaConv2d
-from vkdlab.delta.marks import COLOURS, class_colours, hex_of
+from vkdlab.delta.marks import COLOURS, class_colours, hex_of, joined
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.state import DeltaState
 
@@ -71,7 +71,7 @@ def novelty(
         colours={"key frames": plots.TRUTH},
         title=f"{_share(energy[last].mean())} of the energy and {_share(changed[last].mean())} of the pixels are new "
         f"{_after(period)}",
-        subtitle=_joined(
+        subtitle=joined(
             subtitle,
             f"under each picture its difference from the key frame, times {_AMPLIFIED}; a pixel is new if it differs "
             f"by more than {CHANGED} of 255",
@@ -119,7 +119,7 @@ def kept(network: DeltaNetwork, frame_shape: tuple[int, int, int], *, period: in
     plots.styled(
         figure,
         title=f"{title}: {_share(100 * share)} of the teacher's cost at period {period}",
-        subtitle=_joined(subtitle, "layers in the order in which they run"),
+        subtitle=joined(subtitle, "layers in the order in which they run"),
         x="multiply-accumulates of a frame between key frames (millions)",
         height=170 + max(14, 24 - len(names) // 8) * len(names),
     )
@@ -176,7 +176,7 @@ def masks(
         figure,
         title=f"{last.capitalize()} and {against} differ on {shares.mean():.1f} % of the pixels"
         + (f", most in “{names[worst]}” ({shares[worst]:.1f} %)" if shares.max() > 0 else ""),
-        subtitle=_joined(subtitle, "under each frame the share of its pixels that differ"),
+        subtitle=joined(subtitle, "under each frame the share of its pixels that differ"),
         height=figure.layout.height,
     )
     return figure.update_layout(margin={"l": 84, "b": 96}, legend={"itemsizing": "trace"}, showlegend=bool(classes))
@@ -215,7 +215,7 @@ def consistent(
     return plots.bars(
         values,
         title=title,
-        subtitle=_joined(subtitle, f"{how} with the frame before, carried along by the motion"),
+        subtitle=joined(subtitle, f"{how} with the frame before, carried along by the motion"),
         y=f"{metric} (%)",
         colours=colours,
     ).update_yaxes(range=[0, 109], dtick=20)
@@ -255,7 +255,3 @@ def _share(percent: float) -> str:
 
 def _after(period: int) -> str:
     return f"{period - 1} frames after a key frame" if period > 2 else "a frame after a key frame"
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
