@@ -97,7 +97,10 @@ class Config:
 
     @classmethod
     def as_released(cls, *, gamma: float | int = 4, policy: Policy = "out", gaps: tuple[int, int] = (1, 5)) -> Config:
-        """The released recipe of segmentation: weights, normalisation, a teacher that learns, an end after a third."""
+        """The released recipe of segmentation: weights, normalisation, a teacher that learns, an end after a third.
+
+        Of the losses alone: their optimiser is SGD with a polynomial decay, ours is whatever trains (`TrainConfig`).
+        """
         return cls(
             gamma=gamma, policy=policy, gaps=gaps, alpha=0.01, output=0.0, beta=0.1, search=True, normalise="first",
             until=1 / 3, train_full=True, teacher_lr=0.1,
