@@ -40,11 +40,18 @@ def test_period_one_is_the_teacher(make, deploy):
 
 
 @pytest.mark.parametrize("make", [UNet, Residual])
-def test_a_video_that_stands_still_gets_the_answer_of_its_key_frame_exactly(make):
-    network = convert(randomise(make()))
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("gate", [-1.0, 1.0])
+def test_a_video_that_stands_still_gets_the_answer_of_its_key_frame_exactly(make, deploy, gate):
+    network = _open(convert(randomise(make())), value=gate)
+    for layer in network.layers.values():
+        layer.full.weight.data.mul_(1.1)  # so that it is deployed as a student of its own
+    network = network.deploy() if deploy else network
     frame = video(1)[0]
     first, *later = network.stream([frame.clone() for _ in range(4)], period=4)
     assert all(torch.equal(output, first) for output in later)
+    with torch.inference_mode():
+        _close(network.clip(torch.stack([frame] * 4, 1)), torch.stack([first] * 4, 1), 1e-6)
 
 
 def test_the_stream_is_the_recurrence_of_the_paper_worked_out_by_hand():

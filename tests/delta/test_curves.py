@@ -10,8 +10,10 @@ import torch
 from tests.delta.small_networks import randomise
 from vkdlab import delta
 from vkdlab.data.dense import load_dense
+from vkdlab.delta.curve_figures import against_cost
 from vkdlab.delta.floors import per_frame
 from vkdlab.delta.layers import DeltaConv2d
+from vkdlab.delta.study import BUDGET, names_of
 from vkdlab.delta.tasks import SEGMENTATION
 
 RECIPE = replace(delta.RECIPES["smoke"], videos=3, teacher_samples=8, student_samples=4, val_frames=8)
@@ -55,6 +57,23 @@ def test_every_network_has_its_points_and_per_frame_networks_have_one(study, cur
         "delta 4, untrained": later,
     }
     assert [point.period for point in curves.of("delta 4")] == later
+
+
+@pytest.mark.slow
+def test_a_whole_study_is_measured_and_drawn_and_no_network_costs_less_than_what_it_competes_with(tmp_path):
+    given = {"recipe": RECIPE, "runs_dir": tmp_path, "workers": 1, "progress": False}
+    study = delta.train_study(delta.load_splits(recipe=RECIPE, progress=False), which="all", gammas=(2, 4), **given)
+    curves = delta.measure_study(study, periods=(1, 4, 8), every=40, repeats=0, progress=False)
+    names = [*names_of(which="all", gammas=(2, 4)), "copying the key frame", "delta 4, untrained"]
+    assert list(dict.fromkeys(point.name for point in curves.points)) == names
+    assert all(0 <= point.value <= 1 and point.gmac > 0 and math.isnan(point.ms) for point in curves.points)
+    (four, eight) = curves.of("delta 4")
+    for name, point in ((name, {"4": four, "8": eight}[name[-2]]) for name in names if "(period" in name):
+        assert curves.of(name)[0].gmac >= 0.99 * point.gmac, name
+    teacher = curves.of("teacher")[0].gmac
+    assert curves.of("searched")[0].gmac <= BUDGET * teacher
+    figure = against_cost(curves.points)
+    assert {trace.name for trace in figure.data if trace.showlegend} == set(names)
 
 
 def test_costs_are_those_of_the_form_that_runs(study, curves):

@@ -149,6 +149,31 @@ def test_gates_are_drawn_once_per_layer_and_call_and_only_while_searching_in_tra
     assert all(p.grad is not None for p in network.gate_parameters())
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_what_is_deployed_is_the_graph_that_was_trained_with_its_gates_drawn_hard(layout):
+    network = _network().train()
+    network.searching = True
+    for place, layer in enumerate(network.layers.values()):
+        for parameter in (layer.full.weight, *layer.small.parameters()):
+            parameter.data.mul_(1 + 0.2 * torch.rand_like(parameter))  # as if it had learned something of its own
+        layer.gate_logit.data.fill_((-60.0, 60.0)[place % 2])  # so that every draw comes out as the gate stands
+    first, later = video(2, move=0.3)
+    seen = network.traced(later, network(first)[1])
+    assert [gate.item() for gate in seen.gates.values()] == [0, 1, 0, 1, 0]
+    deployed = network.deploy(layout=layout)
+    assert [type(layer).__name__ for layer in deployed.layers.values()] == [
+        "DeployedSmall", "DeployedFull", "DeployedSmall", "DeployedFull", "DeployedSmall"
+    ]  # fmt: skip
+    _, output = deployed.stream([first, later])
+    torch.testing.assert_close(output, seen.output, rtol=1e-4, atol=1e-5)
+    # Every gate matters: the graph with one turned round answers otherwise.
+    for layer in network.layers.values():
+        layer.gate_logit.data.neg_()
+        turned = network(later, network(first)[1])[0]
+        assert (turned - output).abs().max() > 1e-3
+        layer.gate_logit.data.neg_()
+
+
 def test_a_search_for_the_cost_alone_closes_all_gates():
     network, costs = _network().train(), None
     network.searching = True
