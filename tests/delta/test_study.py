@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vkdlab import cost
 from vkdlab.data.dense import load_dense
 from vkdlab.delta import DeltaNetwork
 from vkdlab.delta.baselines import macs_of
@@ -140,6 +141,17 @@ def test_every_name_of_a_study_is_a_training_and_no_two_are_the_same(setting):
     assert len(folders) == len(names)
     with pytest.raises(ValueError, match="a study has no network 'teachers'; it has teacher, delta 4"):
         training_of("teachers", setting, teacher)
+
+
+def test_a_rival_of_a_narrower_delta_network_costs_as_little(setting):
+    setting = replace(setting, recipe=replace(RECIPE, width=24))
+    shape, teacher = setting.splits.frame_shape, setting.network(24).eval()
+    cheap = training_of("small (gamma 8, period 16)", setting).method.network
+    dear = training_of("small (period 16)", setting).method.network
+    least = delta_macs(setting, Config(gamma=8), period=16)
+    assert least <= cost.macs(cheap, torch.zeros(1, *shape)) < cost.macs(dear, torch.zeros(1, *shape))
+    low = training_of("low rank (gamma 8, period 16)", setting, teacher).method.network
+    assert least * 0.99 <= cost.macs(low, torch.zeros(1, *shape)) < 1.2 * least
 
 
 def test_a_detector_is_studied_alike(splits, tmp_path):

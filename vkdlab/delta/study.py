@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -31,8 +32,11 @@ from vkdlab.delta.tasks import SEGMENTATION, TASKS, Task
 TEACHER = "teacher"
 GAMMA = 4
 """Of the delta network whose cost the other networks are given."""
+CHEAP = 8
+"""Of the delta network that is looked at where little may be spent."""
 BUDGET = 0.5
 """Share of the teacher's cost that the search may spend at period 4."""
+_RIVAL = re.compile(r"(small|features|low rank) \((?:gamma (\d+), )?period (\d+)\)")
 Which = Literal["few", "floors", "all"]
 _SMALLER = ("small", "features")
 
@@ -66,13 +70,15 @@ class Study:
 def names_of(*, gammas: Sequence[float | int] = (2, 4, 8, 16), which: Which = "all", given: bool = False) -> list[str]:
     """Names of a study's networks, the teacher first.
 
-    "small", "low rank" and "features" cost as much as the delta network of gamma 4 does at the period named; "searched"
-    keeps full students to a budget; "as released" has the losses, weights and schedule of the published recipe, but our
-    optimiser, as all others: AdamW with a cosine, where theirs is SGD with a polynomial decay of power 0.9.
+    "small", "low rank" and "features" cost as much as the delta network of gamma 4, or of the gamma named, does at the
+    period named; "searched" keeps full students to a budget; "as released" has the losses, weights and schedule of the
+    published recipe, but our optimiser, as all others: AdamW with a cosine, where theirs is SGD with a polynomial decay
+    of power 0.9.
 
     Args:
         gammas: of the delta networks.
-        which: "few", "floors" (also what a delta network has to beat at periods 4 and 8) or "all".
+        which: "few", "floors" (also what a delta network has to beat at other periods and where little may be spent)
+            or "all".
         given: whether the teacher was given: it has no smaller form that could be trained as it was.
 
     Raises:
@@ -81,8 +87,13 @@ def names_of(*, gammas: Sequence[float | int] = (2, 4, 8, 16), which: Which = "a
     names = [TEACHER, f"delta {GAMMA}", "as released", "small (period 4)", "low rank (period 4)"]
     if which in ("floors", "all"):
         names += ["small (period 8)", "low rank (period 8)"]
+        names += [f"delta {CHEAP}", f"small (gamma {CHEAP}, period 16)", f"low rank (gamma {CHEAP}, period 16)"]
     if which == "all":
-        names += [*(f"delta {gamma:g}" for gamma in gammas if gamma != GAMMA), "features (period 4)", "searched"]
+        names += [
+            *(f"delta {gamma:g}" for gamma in gammas if gamma not in (GAMMA, CHEAP)),
+            "features (period 4)",
+            "searched",
+        ]
     elif which not in ("few", "floors"):
         raise ValueError(f"which is 'few', 'floors' or 'all', got {which!r}")
     return [name for name in names if not (given and name.startswith(_SMALLER))]
@@ -99,11 +110,11 @@ def training_of(name: str, setting: Setting, teacher: nn.Module | None = None) -
     Raises:
         ValueError: a name that is none.
     """
-    kind, _, detail = name.partition(" (period ")
     if name == TEACHER:
         return teacher_training(setting)
-    if detail:
-        macs = delta_macs(setting, Config(gamma=GAMMA), period=int(detail.removesuffix(")")))
+    if rival := _RIVAL.fullmatch(name):
+        kind, gamma, period = rival.groups()
+        macs = delta_macs(setting, Config(gamma=int(gamma or GAMMA)), period=int(period))
         shape = setting.splits.frame_shape
         if kind in _SMALLER:
             if setting.recipe.given is not None:
@@ -115,7 +126,7 @@ def training_of(name: str, setting: Setting, teacher: nn.Module | None = None) -
                 if kind == "small"
                 else feature_training(setting, teacher, width=width)
             )
-        if kind == "low rank":
+        else:
             return low_rank_training(setting, teacher, gamma=gamma_for(macs, teacher, frame_shape=shape))
     config = {"searched": Config(search=True, budget=BUDGET), "as released": Config.as_released()}.get(name)
     if config is None and name.startswith("delta "):
