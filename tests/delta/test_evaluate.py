@@ -188,9 +188,13 @@ def test_consistency_follows_one_stream_from_the_start_of_every_sequence(network
         assert measured.by_distance == pytest.approx([each.value for each in sums[name]], abs=1e-4), name
 
 
-def test_consistency_refuses_steps_that_would_leave_distances_out(network, dense):
-    with pytest.raises(ValueError, match="shares no factor with the period, got 2 and 4"):
-        consistency(network, dense, period=4, every=2)
+def test_steps_never_leave_distances_out(network, dense):
+    assert consistency(network, dense, period=4, every=2) == consistency(network, dense, period=4, every=3)
+
+
+def test_consistency_refuses_what_makes_no_sense(network, dense):
+    with pytest.raises(ValueError, match="every is at least 1, got 0"):
+        consistency(network, dense, period=4, every=0)
     with pytest.raises(ValueError, match="too short for a period of 40"):
         consistency(network, dense, period=40)
 

@@ -183,7 +183,8 @@ def consistency(
         network: taught the task.
         dense: frames; their motion is exact in the built-in world and estimated elsewhere.
         period: frames from one key frame to the next.
-        every: measures every so many-th frame; must share no factor with the period, or distances would be left out.
+        every: measures every so many-th frame, or every next larger number that shares no factor with the period: with
+            others some distances would never be met.
         batch: frames at a time.
         task: what the network answers with.
 
@@ -193,11 +194,13 @@ def consistency(
         truth, and answers that never change, as an untrained network's, are wholly consistent.
 
     Raises:
-        ValueError: as in `evaluate`, or `every` shares a factor with the period.
+        ValueError: as in `evaluate`.
     """
     check_period(period)
-    if every < 1 or np.gcd(every, period) > 1:
-        raise ValueError(f"every is at least 1 and shares no factor with the period, got {every} and {period}")
+    if every < 1:
+        raise ValueError(f"every is at least 1, got {every}")
+    while np.gcd(every, period) > 1:
+        every += 1
     steps = [i for each in dense.sequences for i in each.frames[1::every]]
     if len({_distance(dense, i, period) for i in steps}) < period:
         raise ValueError(f"the sequences are too short for a period of {period}: {_lengths(dense)}")
