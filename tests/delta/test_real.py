@@ -276,6 +276,17 @@ def test_without_a_name_nothing_is_measured_and_one_sentence_says_how(network):
     assert 'the parameter `real`, such as "clips,davis20"' in repr(found)
 
 
+def test_a_teacher_that_sees_one_class_shows_nothing_and_that_is_said(network, monkeypatch):
+    monkeypatch.setattr("vkdlab.delta.real_figures.load_videos", lambda *_, **__: {"own": videos(24)})
+    assert "one class alone" not in repr(measure_real("own", network, period=4, profile="smoke"))
+    model = SEGMENTATION.network(8, CLASSES)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    found = measure_real("own", convert(model), period=4, profile="smoke")
+    assert found.metrics()["real video: delta, mIoU with the teacher"] == 1
+    assert "In 1 of 1 videos the teacher answers with one class alone" in repr(found)
+
+
 def test_one_video_of_a_moving_camera_has_no_still_tiles_and_that_is_said(network, monkeypatch):
     monkeypatch.setattr("vkdlab.delta.real_figures.load_videos", lambda *_, **__: {"own": videos(24)})
     found = measure_real("own", network, period=4, profile="smoke")

@@ -15,7 +15,7 @@ from vkdlab import plots
 from vkdlab.delta import curve_figures, figures
 from vkdlab.delta.marks import COLOURS, signed
 from vkdlab.delta.network import DeltaNetwork
-from vkdlab.delta.real import OnVideos, Steadiness, load_videos, on_videos, steadiness
+from vkdlab.delta.real import OnVideo, OnVideos, Steadiness, load_videos, on_videos, steadiness
 from vkdlab.delta.still import FIXED, TiledVideos, fixed_cameras, on_fixed_cameras
 from vkdlab.delta.tasks import SEGMENTATION, Task
 from vkdlab.metrics import Interval
@@ -139,6 +139,12 @@ def measure_real(
     datasets = load_videos(names, size=size, videos=amounts["videos"], workers=workers, progress=progress)
     agreed = on_videos(network, datasets, task=task, period=period, frames=amounts["measured"])
     notes = [f"{name} was left out: {why}." for name, why in agreed.left_out.items()]
+    blind = [video.video for video in agreed.videos if not task.boxes and _classes_seen(video) < 2]
+    if blind:
+        notes.append(
+            f"In {len(blind)} of {len(agreed.videos)} videos the teacher answers with one class alone, so that all "
+            "agree with it: there nothing is shown."
+        )
     steady = {
         name: steadiness(network, dense, task=task, period=period, frames=amounts["followed"])
         for name, dense in datasets.items()
@@ -203,6 +209,10 @@ def still_tiles(tiles: TiledVideos, *, subtitle: str = "") -> go.Figure:
         height=450,
     )
     return figure.update_layout(margin={"t": 112})
+
+
+def _classes_seen(video: OnVideo) -> int:
+    return int((video.delta.sums[0].counts.sum(axis=1) > 0).sum())
 
 
 def _points(interval: Interval) -> str:

@@ -151,6 +151,9 @@ class TiledVideos:
             "still tiles: threshold": self.threshold,
             "still tiles: share of tiles changed": _mean([video.changed for video in self.videos]),
             "still tiles: share computed": _mean([video.share for video in self.videos]),
+            "still tiles: times less processor time": _mean(
+                [video.cpu_ms["teacher"] / video.cpu_ms["tiles"] for video in self.videos]
+            ),
         }
         for source in ("delta", "tiles"):
             found[f"still tiles: {self.metric} with the teacher of {source}"] = self.agreement(source)
