@@ -101,7 +101,7 @@ RECIPES: Mapping[str, Recipe] = {
         classes="objects",
         size=(192, 144),
         crop=(128, 96),
-        every=25,
+        every=100,
     ),
 }
 """Per profile: "smoke" takes seconds, "demo" the notebook's minutes, "full" is what evidence is made with."""
