@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.delta.small_networks import randomise
-from vkdlab import delta
+from vkdlab import delta, notebooks
 from vkdlab.data import write_video
 from vkdlab.data.dense import VOID
 from vkdlab.data.dense_batches import Augmentation
@@ -174,7 +174,7 @@ def test_a_study_of_a_network_that_is_trained_here_runs_whole(root, tmp_path):
 def test_espnet_is_a_teacher_that_nobody_trains_and_that_has_no_smaller_form(splits, espnet, tmp_path):
     before = weights_hash(espnet)
     study = train_study(splits, recipe=ESPNET, runs_dir=tmp_path, workers=1, progress=False)
-    assert list(study.trained) == ["teacher", "delta 4", "low rank (period 4)"]
+    assert list(study.trained) == ["teacher", "delta 4", "as released", "low rank (period 4)"]
     assert weights_hash(study.teacher.network) == before
     assert study.teacher.history.rows == []
     again = train_study(splits, recipe=ESPNET, runs_dir=tmp_path, workers=1, progress=False)
@@ -209,3 +209,19 @@ def test_the_real_espnet_answers_the_eleven_classes_as_before(data_root):
     whole = load_espnet(data_root / "weights" / CAMVID_FILE)
     frames = torch.rand(2, 3, 48, 64)
     assert torch.equal(camvid_espnet(data_root)(frames), whole(frames)[:, :11])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("teacher", ["unet", "espnet"])
+def test_the_notebook_runs_on_real_driving(data_root, tmp_path, teacher):
+    given = {"data": "camvid", "teacher": teacher, "runs_dir": str(tmp_path / "runs")}
+    report = notebooks.run(["04"], parameters=given, profile="smoke", out=tmp_path / "out", progress=False)
+    (result,) = report.results
+    assert result.status == "passed", result.error
+    assert ("small (period 4), period 1 mIoU" in result.metrics) == (teacher == "unet")
+    assert "delta 4, period 4 mIoU" in result.metrics
+    drawn = json.loads((result.folder / "figures.json").read_text())
+    left_out = drawn["What if the scene is cut"]["layout"]["title"]["text"]
+    assert left_out == "Left out: the test split of camvid is one drive, without a cut"

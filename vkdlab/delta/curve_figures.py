@@ -247,6 +247,17 @@ def along(followed: Mapping[str, Followed], *, subtitle: str = "") -> go.Figure:
     return figure.update_xaxes(title_text="frame", row=len(panels), col=1).update_layout(margin={"l": 90})
 
 
+def left_out(why: str, *, subtitle: str = "") -> go.Figure:
+    """In place of a figure that makes no sense for a data set: the sentence that says why.
+
+    Args:
+        why: one sentence, without a full stop.
+        subtitle: data set, profile and seed.
+    """
+    figure = plots.styled(go.Figure(), title=f"Left out: {why}", subtitle=subtitle, height=130)
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+
+
 def _known(name: str) -> tuple[str, float]:
     """Kind and gamma of a network of a study, by its name; gamma is 4 where the name says none."""
     kind = next((kind for start, kind in _STARTS.items() if name.startswith(start)), "delta")

@@ -115,7 +115,7 @@ _BOXES = Recipe(
     every=25,
 )
 CAMVID: Mapping[str, Recipe] = {
-    "smoke": replace(RECIPES["smoke"], size=(160, 120), stills=True),
+    "smoke": replace(RECIPES["smoke"], size=(96, 72), stills=True, every=11),
     "demo": replace(
         RECIPES["demo"],
         size=(160, 120),
