@@ -18,6 +18,7 @@ from vkdlab.data.dense_mixed import MixedFrames
 from vkdlab.data.manifests import DataMissing
 from vkdlab.delta import students
 from vkdlab.delta.espnet import CAMVID_FILE, ESPNet, ESPNetConfig, camvid_espnet, load_espnet
+from vkdlab.delta.networks import segmentation_loss
 from vkdlab.delta.recipes import DRIVING, recipe_for, recipe_from
 from vkdlab.delta.student_files import load_student
 from vkdlab.delta.students import Setting, delta_training, small_training, teacher_training, weights_hash
@@ -123,6 +124,37 @@ def test_teacher_and_smaller_network_learn_the_same_answers_on_the_same_frames(s
     losses = teacher.method.loss(unlabelled)
     assert losses["task"] == 0
     assert losses["output"] > 0  # there ESPNet's answers are all that is learned
+
+
+def test_rare_classes_count_more_in_every_training(splits, espnet):
+    counts = np.zeros(11)
+    for i in range(len(splits.train)):
+        for k in range(11):
+            counts[k] += (splits.train.labels(i) == k).sum()
+    known = 1 / np.log(1.1 + counts / counts.sum())
+    setting = Setting(splits, replace(UNET, balanced=True))
+    for training in (
+        teacher_training(setting),
+        small_training(setting, width=4),
+        delta_training(setting, setting.network(8)),
+    ):
+        np.testing.assert_allclose(training.method.task.weights, known, rtol=1e-5)
+    plain = teacher_training(Setting(splits, UNET))
+    assert plain.method.task.weights is None
+    assert teacher_training(setting).extra != plain.extra
+    assert "balanced" not in plain.extra
+
+
+def test_weights_are_of_the_pixels_class_and_void_weighs_nothing():
+    logits, weights = torch.randn(2, 3, 4, 6), torch.tensor([1.0, 5.0, 0.5])
+    labels = torch.randint(0, 3, (2, 8, 12))
+    labels[:, 2:5, 1:9] = VOID
+    large = logits.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    known = torch.nn.functional.cross_entropy(large, labels, weight=weights, ignore_index=VOID)
+    assert segmentation_loss(logits, labels, weights=weights).item() == pytest.approx(known.item(), rel=1e-5)
+    assert segmentation_loss(large, labels, weights=weights).item() == pytest.approx(known.item(), rel=1e-5)
+    nothing = segmentation_loss(logits, torch.full_like(labels, VOID), weights=weights)
+    assert nothing == 0
 
 
 def test_whose_answers_are_learned_and_on_what_tells_trainings_apart(splits, espnet, monkeypatch):

@@ -147,7 +147,11 @@ def block(channels: int, out: int, *, stride: int = 1) -> nn.Sequential:
 
 
 def segmentation_loss(
-    logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b rows columns"], *, void: int = 255
+    logits: Float[Tensor, "b k h w"],
+    labels: Int[Tensor, "b rows columns"],
+    *,
+    void: int = 255,
+    weights: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy over the pixels that count; 0 where none does.
 
@@ -155,6 +159,7 @@ def segmentation_loss(
         logits: of each class; where they are coarser than the labels, each place answers for all pixels it covers.
         labels: true classes, or `void`.
         void: label of pixels that do not count.
+        weights: how much a pixel of each class counts; None for all alike.
 
     Raises:
         ValueError: the labels' size is no multiple of the logits'.
@@ -170,4 +175,9 @@ def segmentation_loss(
     # One log-softmax a place, looked up for each of the pixels that it covers.
     covered = functional.pixel_unshuffle(labels.where(counted, 0)[:, None], step)
     found = log_probs.gather(1, covered) * functional.pixel_unshuffle(counted[:, None].to(log_probs), step)
+    if weights is not None:
+        weight = weights.to(found)[covered]
+        return -(found * weight).sum() / (weight * functional.pixel_unshuffle(counted[:, None], step)).sum().clamp(
+            min=1
+        )
     return -found.sum() / counted.sum().clamp(min=1)

@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from vkdlab.delta.layers import Policy
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.recipes import DenseSplits, Recipe
 from vkdlab.delta.student_files import SETTINGS, save_student
-from vkdlab.delta.tasks import MULTIPLES, SEGMENTATION, Task
+from vkdlab.delta.tasks import MULTIPLES, SEGMENTATION, Segmentation, Task, rare_first
 from vkdlab.history import History
 from vkdlab.runs import Run, machine, run_of, trained_once
 from vkdlab.training import Data, TrainConfig
@@ -161,6 +162,13 @@ class Setting:
             torch.manual_seed(self.seed)
             return self.task.network(width, self.classes, multiples=self.recipe.multiples)
 
+    @cached_property
+    def taught(self) -> Task:
+        """The task, with weights of classes where the recipe wants them."""
+        if not self.recipe.balanced or not isinstance(self.task, Segmentation):
+            return self.task
+        return Segmentation(rare_first(self.splits.train))
+
     def teacher_network(self) -> nn.Module:
         """The teacher: as its authors trained it, or as it is before its training."""
         return self.network(self.recipe.width) if self.recipe.given is None else self.given()
@@ -179,7 +187,7 @@ def teacher_training(setting: Setting) -> Training:
     recipe = setting.recipe
     if recipe.given is None:
         return _per_frame("teacher", setting, width=recipe.width, frames=recipe.teacher_samples)
-    method = PerFrame(setting.given(), task=setting.task, classes=setting.classes)
+    method = PerFrame(setting.given(), task=setting.taught, classes=setting.classes)
     about = {"given": recipe.given, "weights": weights_hash(method.network)}
     training = _training("teacher", method, setting, about, frames=recipe.teacher_samples)
     return Given(**{each.name: getattr(training, each.name) for each in fields(training)})
@@ -195,7 +203,7 @@ def feature_training(setting: Setting, teacher: nn.Module, *, width: int, alpha:
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)
         method = FeatureDistillation(
-            setting.network(width), task=setting.task, classes=setting.classes, teacher=teacher,
+            setting.network(width), task=setting.taught, classes=setting.classes, teacher=teacher,
             frame_shape=setting.splits.frame_shape, alpha=alpha,
         )  # fmt: skip
     about = {"width": width, "alpha": alpha, "teacher": weights_hash(teacher)}
@@ -205,7 +213,7 @@ def feature_training(setting: Setting, teacher: nn.Module, *, width: int, alpha:
 def low_rank_training(setting: Setting, teacher: nn.Module, *, gamma: float | int, policy: Policy = "out") -> Training:
     """The teacher's low-rank form on every frame, tuned for as long as a delta network, on labels and answers."""
     network = low_rank(teacher, gamma=gamma, policy=policy).requires_grad_(True)
-    method = PerFrame(network, task=setting.task, classes=setting.classes, teacher=teacher)
+    method = PerFrame(network, task=setting.taught, classes=setting.classes, teacher=teacher)
     about = {"gamma": gamma, "policy": policy, "teacher": weights_hash(teacher)}
     return _training("low rank", method, setting, about, frames=2 * setting.recipe.student_samples, gamma=gamma)
 
@@ -215,7 +223,7 @@ def delta_training(setting: Setting, teacher: nn.Module, *, config: Config = DEF
     recipe, shape = setting.recipe, setting.splits.frame_shape
     steps = recipe.student.epochs * math.ceil(recipe.student_samples / recipe.student.batch_size)
     method = DeltaDistillation(
-        teacher, config=config, task=setting.task, classes=setting.classes, frame_shape=shape, steps=steps
+        teacher, config=config, task=setting.taught, classes=setting.classes, frame_shape=shape, steps=steps
     )
     about = {"config": config, "teacher": weights_hash(teacher), "shape": list(shape)}
     chosen = {"budget": config.budget, "frame_shape": shape, "period": config.period} if config.budget else {}
@@ -292,7 +300,7 @@ def _per_frame(kind: Kind, setting: Setting, *, width: int, frames: int) -> Trai
     """A network of a width, which learns labels, and another network's answers where the recipe has one."""
     recipe = setting.recipe
     soft = None if recipe.soft is None else setting.given()
-    method = PerFrame(setting.network(width), task=setting.task, classes=setting.classes, teacher=soft)
+    method = PerFrame(setting.network(width), task=setting.taught, classes=setting.classes, teacher=soft)
     about: dict[str, Any] = {"width": width}
     if recipe.multiples != MULTIPLES:
         about["multiples"] = list(recipe.multiples)
@@ -330,6 +338,7 @@ def _training(
         "kind": kind,
         "task": task.name,
         "classes": list(splits.train.classes),
+        **({"balanced": True} if recipe.balanced else {}),
         **about,
     }
     name = f"delta-{task.name}-{kind.replace(' ', '-')}"

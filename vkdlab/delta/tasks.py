@@ -117,9 +117,16 @@ class Task(ABC):
 
 
 class Segmentation(Task):
-    """Classes of pixels: cross-entropy, Kullback-Leibler divergence from the teacher, mean IoU."""
+    """Classes of pixels: cross-entropy, Kullback-Leibler divergence from the teacher, mean IoU.
+
+    Args:
+        weights: how much a pixel of each class counts in the cross-entropy, see `rare_first`; None for all alike.
+    """
 
     name, metric, boxes = "segmentation", "mIoU", False
+
+    def __init__(self, weights: Float[Tensor, " k"] | None = None):
+        self.weights = weights
 
     def network(self, width: int, classes: int, *, multiples: tuple[int, ...] = MULTIPLES) -> nn.Module:
         return SegmentationNetwork(SegmentationConfig(width=width, classes=classes, multiples=multiples))
@@ -127,7 +134,7 @@ class Segmentation(Task):
     def loss(self, output: Float[Tensor, "n k h w"], truth: Truth) -> Float[Tensor, ""]:
         if truth.labels is None:
             return output.new_zeros((), dtype=torch.float32)
-        return segmentation_loss(output, truth.labels.long(), void=VOID)
+        return segmentation_loss(output, truth.labels.long(), void=VOID, weights=self.weights)
 
     def soft(self, output: Float[Tensor, "n k h w"], teacher_output: Float[Tensor, "n k h w"]) -> Float[Tensor, ""]:
         ours, theirs = (logits.float().log_softmax(1) for logits in (output, teacher_output))
@@ -141,6 +148,16 @@ class Segmentation(Task):
 
     def answers(self, output: Float[Tensor, "n k h w"]) -> Truth:
         return Truth(output.argmax(1))
+
+
+def rare_first(dense: DenseDataset) -> Float[Tensor, " k"]:
+    """Weights of classes, 1 / ln(1.1 + p) for a class that has the share p of a data set's labelled pixels.
+
+    As of ENet (Paszke et al., 2016): from 1.3 for what is everywhere to 10.5 for what is nearly nowhere.
+    """
+    counts = sum(np.bincount(dense.labels(i).reshape(-1), minlength=256) for i in range(len(dense)))
+    counts = counts[: len(dense.classes)]
+    return torch.from_numpy(1 / np.log(1.1 + counts / max(counts.sum(), 1))).float()
 
 
 class Detection(Task):
