@@ -183,8 +183,7 @@ def test_the_figure_shows_every_video_by_its_share_of_tiles_that_change():
     tiles = TiledVideos((one("a", 0.05, 4), one("b", 0.1, 3)), 0.05, ("own, c",), 8, "mIoU")
     figure = still_tiles(tiles, subtitle="own")
     assert figure.layout.title.text == (
-        "Under a fixed camera, still tiles make the delta network 3.5 times faster than its teacher,"
-        "<br>for 1.0 points less agreement than without them"
+        "Still tiles under fixed cameras: 3.5 times faster than the teacher, 1.0 points less agreement"
     )
     assert list(figure.data[0].x) == [5, 10]
     assert list(figure.data[0].y) == pytest.approx([4, 3])

@@ -80,9 +80,10 @@ class RealVideo:
         found = self.steady[data]
         return figures.consistent(
             found.total(),
-            subtitle=f"{data}, {len(found.sequences)} sequences; above the teacher, a sequence: delta "
-            f"{_points(found.gain('delta'))}, copying {_points(found.gain('copying'))}",
-        )
+            subtitle=f"{data}, {len(found.sequences)} sequences; above the teacher: delta "
+            f"{_points(found.gain('delta'))}, copying {_points(found.gain('copying'))}"
+            "<br>95 % intervals over sequences",
+        ).update_layout(margin={"t": 112})
 
     @property
     def still(self) -> go.Figure | None:
@@ -198,17 +199,17 @@ def still_tiles(tiles: TiledVideos, *, subtitle: str = "") -> go.Figure:
     figure.update_yaxes(title_text=f"{same} (%)", row=1, col=2)
     figure.update_xaxes(title_text="share of tiles that change (%)", rangemode="tozero")
     faster, lost = tiles.times_faster, tiles.same("delta") - tiles.same("tiles")
-    title = f"Under a fixed camera, still tiles make the delta network {faster.mean:.1f} times faster than its teacher"
+    title = f"Still tiles under fixed cameras: {faster.mean:.1f} times faster than the teacher"
     if math.isfinite(lost):
-        title += f",<br>for {abs(100 * lost):.1f} points {'less' if lost >= 0 else 'more'} agreement than without them"
+        title += f", {abs(100 * lost):.1f} points {'less' if lost >= 0 else 'more'} agreement"
     plots.styled(
         figure,
         title=title,
         subtitle=f"{subtitle}{'; ' * bool(subtitle)}{len(names)} videos, one thread, period {tiles.period}, threshold "
         f"{tiles.threshold:g}",
-        height=450,
+        height=430,
     )
-    return figure.update_layout(margin={"t": 112})
+    return figure
 
 
 def _classes_seen(video: OnVideo) -> int:
