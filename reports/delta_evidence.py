@@ -15,9 +15,6 @@ EVIDENCE = Path(__file__).parent / "evidence" / "delta.json"
 SEEDS = range(5)
 STUDIES: Mapping[str, Mapping[str, Any]] = {
     "tabletop": {"data": "tabletop", "task": "segmentation", "teacher": "unet"},
-    "tabletop, boxes": {"data": "tabletop", "task": "detection", "teacher": "unet"},
-    "CamVid": {"data": "camvid", "task": "segmentation", "teacher": "unet"},
-    "CamVid, ESPNet": {"data": "camvid", "task": "segmentation", "teacher": "espnet"},
 }
 """Parameters of the notebook by what a study is called."""
 DELTA = "delta 4"
