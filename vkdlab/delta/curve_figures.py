@@ -35,7 +35,7 @@ _STARTS = {
 _NEAR = 0.1
 _NUMBERED = 3
 """So many curves of delta networks at most have the numbers of their periods, each its own: more cover each other."""
-_IN_A_ROW = 7
+_IN_A_ROW = 4
 """Names in a line of the legend."""
 _FAIR_LOSS = 0.01
 
@@ -108,9 +108,9 @@ def against_cost(
         figure,
         title=_won(points, metric, timed="ms" in axes),
         subtitle="<br>".join(filter(None, (joined(subtitle, numbers), _floors(points)))),
-        height=460 + 30 * rows,
+        height=470 + 30 * rows,
     )
-    figure.update_layout(margin={"t": 112, "b": 56 + 30 * rows})
+    figure.update_layout(margin={"t": 112, "b": 66 + 30 * rows})
     return figure.update_yaxes(title_text=f"{metric} (%)", row=1, col=1)
 
 
