@@ -266,17 +266,18 @@ def test_the_title_names_the_network_and_never_one_that_nobody_trained():
 def test_every_network_of_a_study_is_drawn_in_a_way_of_its_own():
     kinds = {"teacher": "teacher", "small": "small", "low rank": "low rank", "features": "feature distillation"}
     points = []
-    for place, name in enumerate([*names_of(), COPY, UNTRAINED]):
+    names = [*names_of(), COPY, UNTRAINED]
+    for place, name in enumerate(names):
         kind = kinds.get(name.partition(" (")[0], "copy" if name == COPY else "delta")
         gamma = float(name.split()[1].strip(",")) if name.startswith("delta") else 4.0
         periods = (2, 4) if kind in ("delta", "copy") else (1,)
         points += [Point(name, kind, gamma, n, 0.7, (0.7,) * n, 10.0 - place / 2 - n) for n in periods]
     figure = against_cost(points)
     drawn = {trace.name: (trace.line.color, trace.marker.symbol, trace.line.dash) for trace in figure.data}
-    assert len(drawn) == 14
-    assert len(set(drawn.values())) == 14
+    assert len(drawn) == len(names)
+    assert len(set(drawn.values())) == len(names)
     alone = {name: each[:2] for name, each in drawn.items()}  # what is a single mark has no line
-    assert len(set(alone.values())) == 14
+    assert len(set(alone.values())) == len(names)
     numbered = {trace.name for trace in figure.data if trace.text is not None}
     assert numbered == {"delta 2", COPY}  # seven curves' numbers would cover each other
     same = [{drawn[f"{name} (period {n})"][0] for n in (4, 8)} for name in ("small", "low rank")]
