@@ -1,5 +1,6 @@
 """The README's claims are those of the files they come from, and its pictures and names are there."""
 
+import dataclasses
 import json
 import re
 import runpy
@@ -21,6 +22,18 @@ def test_the_table_of_results_is_that_of_the_evidence(path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "reports"))
     script = runpy.run_path(str(ROOT / "reports" / f"{path.stem}_evidence.py"))
     assert script["readme_table"](json.loads(path.read_text())) in README
+
+
+def test_the_claims_of_delta_distillation_follow_from_its_runs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "reports"))
+    script = runpy.run_path(str(ROOT / "reports" / "delta_evidence.py"))
+    evidence = json.loads((ROOT / "reports" / "evidence" / "delta.json").read_text())
+    claims = [
+        dataclasses.asdict(claim)
+        for name in script["STUDIES"]
+        for claim in script["claims_of"](name, script["runs_of"](evidence, name))
+    ]
+    assert claims == evidence["claims"]
 
 
 def test_evidence_has_the_form_that_every_method_keeps():

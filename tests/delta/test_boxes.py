@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tests.delta.small_networks import randomise
-from vkdlab.data.dense import load_dense
 from vkdlab.data.dense_batches import as_input
 from vkdlab.delta import convert
 from vkdlab.delta.boxes import LEAST_SCORE, box_consistency, boxes_of, met, true_boxes
@@ -13,11 +12,6 @@ from vkdlab.delta.detector import Detections, decode
 from vkdlab.delta.evaluate import consistency
 from vkdlab.delta.tasks import DETECTION
 from vkdlab.metrics import Mean
-
-
-@pytest.fixture(scope="module")
-def dense():
-    return load_dense("tabletop", "test", profile="smoke", size=(48, 32), every=8, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,6 @@ CLASSES = 9
 
 
 @pytest.fixture(scope="module")
-def dense():
-    """Three sequences of the smallest world, every eighth frame: 11, 11 and 13 frames."""
-    return load_dense("tabletop", "test", profile="smoke", size=(48, 32), every=8, progress=False)
-
-
-@pytest.fixture(scope="module")
 def network():
     torch.manual_seed(1)
     return convert(randomise(SEGMENTATION.network(8, CLASSES)))

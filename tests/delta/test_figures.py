@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.delta.small_networks import randomise
-from vkdlab.data.dense import load_dense
 from vkdlab.data.dense_batches import as_input
 from vkdlab.delta import convert
 from vkdlab.delta.curve_figures import PUBLISHED, against_cost, along, by_distance, published
@@ -21,11 +20,6 @@ from vkdlab.delta.points import Point
 from vkdlab.delta.study import names_of
 from vkdlab.delta.tasks import SEGMENTATION
 from vkdlab.dense_metrics import Confusion
-
-
-@pytest.fixture(scope="module")
-def dense():
-    return load_dense("tabletop", "test", profile="smoke", size=(48, 32), every=8, progress=False)
 
 
 @pytest.fixture(scope="module")

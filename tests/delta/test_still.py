@@ -166,6 +166,7 @@ def test_the_threshold_is_chosen_on_videos_that_are_not_reported(network):
     assert found.metrics()["still tiles: videos of fixed cameras"] == 1
     given = on_fixed_cameras(network, cameras, threshold=0.05, frames=6)
     assert (len(given.videos), given.chosen_on, given.threshold) == (3, (), 0.05)
+    assert given.metrics()["still tiles: times faster"] == given.times_faster.mean
     assert given.times_faster == mean_interval([video.times_faster for video in given.videos])
     assert len(given.table()) == 3 - 2  # all of them have one name here
     with pytest.raises(ValueError, match="1 videos are of fixed cameras: at least one is needed, and another one"):

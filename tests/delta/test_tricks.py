@@ -5,20 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from tests.delta.small_networks import Chain, randomise, video
+from tests.delta.small_networks import Chain, assert_near, randomise, video, with_full_students
 from vkdlab.delta import convert
 from vkdlab.delta.folding import hidden_modules, trace
-from vkdlab.delta.probing import check_answers
-
-
-def _close(ours, theirs, tolerance=1e-5):
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=tolerance)
-
-
-def _open(network, *, value=1.0):
-    for parameter in network.gate_parameters():
-        nn.init.constant_(parameter, value)
-    return network
 
 
 class Branching(nn.Module):
@@ -69,7 +58,7 @@ def test_a_network_that_cannot_be_traced_keeps_its_norms_and_runs_its_own_code()
     network = convert(model)
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     for frame in (torch.full((1, 3, 8, 8), 0.2), torch.full((1, 3, 8, 8), 0.9)):
-        _close(network(frame)[0], model(frame))
+        assert_near(network(frame)[0], model(frame))
 
 
 class Shared(nn.Module):
@@ -94,14 +83,14 @@ def test_a_shared_layer_has_one_student_and_a_memory_for_each_call(deploy):
     network = convert(model)
     assert list(network.layers) == ["b"]
     assert network.model.b is network.model.again
-    _open(network)
+    with_full_students(network)
     network.layers["b"].full.weight.data.mul_(1 + 1e-7)  # so that it is deployed as a student of its own
     network = network.deploy() if deploy else network
     frames = video(4)
     _, state = network(frames[0])
     assert list(state.caches) == ["b", "b#2", "b#3"]
     for frame, output in zip(frames, network.stream(frames), strict=True):
-        _close(output, model(frame))
+        assert_near(output, model(frame))
 
 
 def test_tied_weights_of_two_convolutions_are_folded_apart():
@@ -109,8 +98,8 @@ def test_tied_weights_of_two_convolutions_are_folded_apart():
     model.middle[2].weight = model.middle[0].weight
     randomise(model)
     frames = video(3)
-    for frame, output in zip(frames, _open(convert(model)).stream(frames), strict=True):
-        _close(output, model(frame))
+    for frame, output in zip(frames, with_full_students(convert(model)).stream(frames), strict=True):
+        assert_near(output, model(frame))
 
 
 class InPlace(nn.Module):
@@ -136,7 +125,7 @@ class InPlace(nn.Module):
 @torch.no_grad()
 def test_what_is_changed_in_place_does_not_change_what_is_remembered(deploy):
     model = InPlace().eval()
-    network = _open(convert(model))
+    network = with_full_students(convert(model))
     for layer in network.layers.values():
         layer.full.weight.mul_(1 + 1e-7)
     network = network.deploy(layout="contiguous") if deploy else network
@@ -145,7 +134,7 @@ def test_what_is_changed_in_place_does_not_change_what_is_remembered(deploy):
     truth = [model(frame.clone()) for frame in frames]
     copies = [frame.clone() for frame in frames]
     for output, expected in zip(network.stream(copies), truth, strict=True):
-        _close(output, expected)
+        assert_near(output, expected)
     _, state = network(frames[0].clone())
     assert torch.equal(state.frame, frames[0])
 
@@ -153,7 +142,7 @@ def test_what_is_changed_in_place_does_not_change_what_is_remembered(deploy):
 @pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous", None])
 def test_a_frame_stays_the_callers_own_for_what_else_it_is_shown_to(layout, form):
-    network = _open(convert(InPlace().eval()))
+    network = with_full_students(convert(InPlace().eval()))
     network = network.deploy(layout=layout) if layout else network
     frames = [frame.contiguous(memory_format=form) for frame in video(3)]
     kept = [frame.clone() for frame in frames]
@@ -166,7 +155,7 @@ def test_a_frame_stays_the_callers_own_for_what_else_it_is_shown_to(layout, form
 
 
 def test_a_network_that_changes_its_frames_in_place_is_inspected_beside_its_teacher():
-    network = _open(convert(InPlace().eval()))
+    network = with_full_students(convert(InPlace().eval()))
     seen = network.inspect(video(3))
     assert seen.output_drift[0] == 0
     assert seen.output_drift.max() < 1e-10
@@ -179,7 +168,7 @@ def test_small_students_remember_apart_from_the_network_as_well():
     with torch.no_grad():
         ours = list(deployed.stream([frame.clone() for frame in frames]))
         for one, other in zip(network.stream([frame.clone() for frame in frames]), ours, strict=True):
-            _close(one, other)
+            assert_near(one, other)
         for cache in deployed(frames[0].clone())[1].caches.values():
             assert cache[-1].abs().sum() > 0
 
@@ -206,7 +195,14 @@ def test_layers_called_through_a_plain_list_stay_as_they_are():
     assert list(network.layers) == ["c"]
     assert network.left["b"].startswith("it is also kept in a plain list")
     frame = video(1)[0]
-    _close(network(frame)[0], model(frame))
+    assert_near(network(frame)[0], model(frame))
+
+
+def test_a_list_that_holds_itself_is_looked_through():
+    model = Listed()
+    model.order.append(model.order)
+    model.order.append({"all": model.order})
+    assert hidden_modules(model) == {id(model.b), id(model.norm)}
 
 
 class Odd(nn.Module):
@@ -248,8 +244,8 @@ def test_other_kinds_of_convolutions_stay_as_they_are_and_say_why():
     assert network.left["late"] == "it is lazy and was not run yet"
     model.late = nn.Conv2d(8, 8, 1)
     frames = video(3)
-    for frame, output in zip(frames, _open(convert(model)).stream(frames), strict=True):
-        _close(output, model(frame))
+    for frame, output in zip(frames, with_full_students(convert(model)).stream(frames), strict=True):
+        assert_near(output, model(frame))
 
 
 class SamePadding(nn.Conv2d):
@@ -272,14 +268,14 @@ def test_batch_norms_are_folded_into_convolutions_of_ones_own_kind_where_that_is
         nn.BatchNorm2d(8),
     )
     randomise(model)
-    network = _open(convert(model))
+    network = with_full_students(convert(model))
     assert list(network.layers) == ["middle.2"]
     norms = [name for name, module in network.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms == ["middle.5"]
     for size in ((24, 32), (23, 31)):
         frames = video(3, size=size)
         for frame, output in zip(frames, network.stream(frames), strict=True):
-            _close(output, model(frame))
+            assert_near(output, model(frame))
 
 
 def test_complex_weights_stay_as_they_are():
@@ -294,160 +290,3 @@ def test_complex_weights_stay_as_they_are():
             return self.z(self.phase(self.b(self.a(x)).to(torch.complex64)).real)
 
     assert convert(Complex()).left["phase"] == "its weights are complex"
-
-
-class Asks(Chain):
-    """Adds what convolutions give to what came in, and asks for them by their class."""
-
-    def forward(self, x):
-        x = self.first(x)
-        for module in self.middle:
-            if isinstance(module, nn.Conv2d):
-                x = x + module(x)
-        return self.last(x)
-
-
-class AsksForOne(Chain):
-    """Halves what one convolution gives, and knows it by its class."""
-
-    def forward(self, x):
-        y = self.middle[0](self.first(x))
-        return self.last(self.middle[1:](y / 2 if isinstance(self.middle[0], nn.Conv2d) else y))
-
-
-class Inside(Chain):
-    """Uses what is inside of convolutions."""
-
-    def forward(self, x):
-        x = self.first(x)
-        for conv in self.middle[:1]:
-            x = conv._conv_forward(x, conv.weight, conv.bias)
-        return self.last(self.middle[1:](x))
-
-
-class OneByOne(Chain):
-    """Shows a convolution maps without an axis of the batch."""
-
-    def forward(self, x):
-        return self.last(self.middle[1:](torch.stack([self.middle[0](each) for each in self.first(x)])))
-
-
-def _pair():
-    return nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-
-
-@pytest.mark.parametrize(
-    ("form", "message"),
-    [
-        (AsksForOne, r"with 'middle.0' replaced it gives an answer that is .* % off\. .*skip=\['middle.0'\]"),
-        (Inside, r"with 'middle.0' replaced it gives AttributeError: .*_conv_forward.*skip=\['middle.0'\]"),
-        (OneByOne, r"'middle.0' replaced .* shape \(8, 64, 64\), not \(b, c, h, w\).*skip=\['middle.0'\]"),
-    ],
-)
-def test_what_a_networks_own_code_does_otherwise_with_a_replaced_layer_is_refused_by_its_name(form, message):
-    model = form(*_pair(), nn.Conv2d(8, 8, 3, padding=1))
-    model.spare = nn.Conv2d(8, 8, 1)  # what no graph shows comes last
-    with pytest.raises(ValueError, match=message):
-        convert(model)
-    network = _open(convert(model, skip=["middle.0"]))
-    frames = video(3)
-    for frame, output in zip(frames, network.stream(frames), strict=True):
-        _close(output, model(frame))
-
-
-@pytest.mark.parametrize("deploy", [False, True])
-def test_a_layer_is_called_by_the_name_that_a_convolution_gives_its_input(deploy):
-    class Named(Chain):
-        def forward(self, x):
-            return self.last(input=self.middle[0](input=self.first(input=x)))
-
-    model = Named(nn.Conv2d(8, 8, 3, padding=1))
-    network = _open(convert(model))
-    frames = video(3)
-    for frame, output in zip(frames, (network.deploy() if deploy else network).stream(frames), strict=True):
-        _close(output, model(frame))
-
-
-def test_a_map_without_an_axis_of_the_batch_is_refused_by_the_layers_name_where_no_frame_told_before():
-    class Sometimes(Chain):
-        def forward(self, x):
-            x = self.first(x)
-            return self.last(self.middle[0](x) if x.shape[2] > 32 else self.middle[0](x[0])[None])
-
-    network = convert(Sometimes(nn.Conv2d(8, 8, 3, padding=1)))
-    with pytest.raises(ValueError, match=r"the layer 'middle.0' was given a map of shape \(8, 24, 32\).*skip="):
-        network(video(1)[0])
-
-
-def test_a_list_that_holds_itself_is_looked_through():
-    model = Listed()
-    model.order.append(model.order)
-    model.order.append({"all": model.order})
-    assert hidden_modules(model) == {id(model.b), id(model.norm)}
-
-
-def test_layers_that_are_passed_over_once_they_are_replaced_are_named():
-    model = Asks(*_pair(), nn.ReLU())
-    with pytest.raises(ValueError, match=r"never calls \['middle.0', 'middle.1'\].*skip=\['middle.0', 'middle.1'\]"):
-        convert(model)
-    with pytest.raises(ValueError, match=r"no convolution that can be converted\. .*middle.0: it was asked"):
-        convert(model, skip=["middle.0", "middle.1"])
-
-
-def test_a_block_that_is_asked_for_by_its_class_is_refused_by_its_name():
-    class Blocks(Chain):
-        def forward(self, x):
-            x = self.first(x)
-            for module in self.middle:
-                x = module(x) if isinstance(module, nn.Sequential) else x
-            return self.last(x)
-
-    model = Blocks(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)))
-    with pytest.raises(ValueError, match=r"never calls \['middle.0'\].*convert\(..., blocks without \['middle.0'\]\)"):
-        convert(model, blocks=["middle.0"])
-    assert list(convert(model).layers) == ["middle.0.0", "middle.1.0"]
-
-
-def test_norms_that_a_network_asks_for_by_their_class_are_not_folded_away_unseen():
-    class Normed(Chain):
-        def forward(self, x):
-            x = self.first(x)
-            for module in self.middle:
-                x = module(x)
-                if isinstance(module, nn.BatchNorm2d):
-                    x = 2 * x
-            return self.last(x)
-
-    model = randomise(Normed(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)))
-    with pytest.raises(ValueError, match=r"cannot have its batch norms folded.*Convert with fold=False"):
-        convert(model)
-    frame = video(1)[0]
-    _close(convert(model, fold=False)(frame)[0], model(frame))
-
-
-def test_a_network_that_takes_no_small_frame_or_answers_nothing_finite_is_converted():
-    class Picky(Chain):
-        def forward(self, x):
-            if x.shape[-1] not in self.sides:
-                raise RuntimeError("another size, please")
-            return super().forward(x) / self.scale
-
-    for sides, scale in (((224,), 1.0), ((100,), 1.0), ((64,), 0.0)):
-        model = Picky(*_pair())
-        model.sides, model.scale = sides, scale
-        assert len(convert(model).layers) == 2
-
-
-def test_looking_whether_the_answer_is_the_same_draws_no_random_number_and_leaves_no_trace():
-    class Counts(Chain):
-        def forward(self, x):
-            self.calls = getattr(self, "calls", 0) + 1
-            return super().forward(x + 0.1 * torch.rand_like(x))
-
-    model = Counts(*_pair())
-    network = convert(model, fold=False)
-    before = torch.get_rng_state()
-    check_answers(model, network)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not hasattr(model, "calls")
-    assert not hasattr(network.model, "calls")
