@@ -2,10 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -351,6 +356,23 @@ def test_what_a_database_refuses_is_told_in_one_line_with_the_end_of_its_log(fo,
     assert len(lines) == 6
     assert lines[-1] == cure
     assert told.value.__suppress_context__
+
+
+@pytest.mark.parametrize("dying", [True, False])
+def test_a_database_that_is_being_killed_does_not_answer_and_a_busy_one_does(dying, monkeypatch):
+    monkeypatch.setattr(mongod, "ANSWER_S", 1)
+    sockets, uri = mongod.address()
+    try:
+        with closing(socket.socket(socket.AF_UNIX)) as listens:
+            os.makedirs(sockets, exist_ok=True)
+            listens.bind(urllib.parse.unquote(urllib.parse.urlsplit(uri).netloc))
+            listens.listen(9)
+            if dying:  # accepts still when it is asked, and is gone before it would reply
+                threading.Timer(0.5, listens.close).start()
+            assert mongod.answers(uri) is not dying
+        assert not mongod.answers(uri), "nothing listens"
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def test_of_a_log_the_messages_are_told_and_what_is_no_document_whole(tmp_path):

@@ -130,7 +130,24 @@ def start(folder: Path, *, sockets: Path, uri: str, name: str, program: Path | N
 
 
 def answers(uri: str) -> bool:
-    """True where something accepts connections at a database's address."""
+    """True where a database accepts connections; one that is being killed does so a little longer, and does not count.
+
+    One that is too busy to say anything counts: it is not to be started again.
+    """
+    import pymongo
+    import pymongo.errors
+
+    if not _accepts(uri):
+        return False  # known at once, where pymongo tries for `ANSWER_S`
+    try:
+        with pymongo.MongoClient(uri, directConnection=True) as client:
+            client.admin.command("ping")
+    except pymongo.errors.PyMongoError:
+        return _accepts(uri)
+    return True
+
+
+def _accepts(uri: str) -> bool:
     where = urllib.parse.urlsplit(uri)
     try:
         if where.port:
