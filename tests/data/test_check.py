@@ -115,7 +115,7 @@ def test_rows_that_the_manifest_knows_of_are_a_note(toy):
     text = "CCCCC 1.0 2.0##good.\nCCCCC 4.0 3.0##reversed."
     report = toy(change=_rewrite("b.txt", text), listed={"b.txt": text}, known_problems={"b.txt": 1})
     assert report.ok
-    assert "b.txt: 1 rows with a moment out of range, as published" in report.text()
+    assert "b.txt: 1 rows with a fault, as published" in report.text()
 
 
 def test_splits_that_share_a_video_overlap(toy):
@@ -244,7 +244,7 @@ def test_the_list_of_sets_tells_what_is_there(tmp_path, monkeypatch):
     assert states["charades-sta"] == "no data root"
     (tmp_path / "gmdcsa24").mkdir()
     states = {row["name"]: row["state"] for row in catalogue.list_sets(root=tmp_path)}
-    assert (states["gmdcsa24"], states["tacos"], states["tvqa"]) == ("there", "not there", "named only")
+    assert (states["gmdcsa24"], states["tacos"], states["ucf101"]) == ("there", "not there", "named only")
 
 
 def test_showing_a_set_tells_licence_layout_counts_and_traps():

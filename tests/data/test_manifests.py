@@ -149,8 +149,8 @@ def test_an_unknown_split_or_profile_lists_the_known_ones(tmp_path):
 
 
 def test_a_set_that_is_only_named_says_so(tmp_path):
-    with pytest.raises(DataMissing, match="only names TVQA and has no reader for it yet"):
-        load("tvqa", "train", root=tmp_path)
+    with pytest.raises(DataMissing, match="only names UCF101 and has no reader for it yet"):
+        load("ucf101", "train", root=tmp_path)
 
 
 def test_reading_labels_imports_no_notebook_browser_network_or_picture_library():

@@ -41,7 +41,8 @@ class CheckReport:
     damaged: tuple[str, ...] = ()
     """Files of another size or hash, of no length, or that cannot be decoded."""
     out_of_range: tuple[str, ...] = ()
-    """Rows whose moment is none or lies beyond the video, and that the manifest does not know of."""
+    """Rows with a fault that the manifest does not know of, such as a moment beyond its video or an answer that is no
+    option."""
     overlapping: tuple[str, ...] = ()
     """Splits that share videos, and that the manifest does not know of."""
     counts: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class CheckReport:
         for title, found in (
             ("missing", self.missing),
             ("damaged", self.damaged),
-            ("out of range", self.out_of_range),
+            ("rows with a fault", self.out_of_range),
             ("overlapping splits", self.overlapping),
             ("other counts than the manifest's", self.counts),
             ("note", self.notes),
@@ -214,17 +215,15 @@ def _look_at_problems(found: _Findings, loaded: Collection[Dataset]) -> None:
     for file, lines in by_file.items():
         known = found.manifest.known_problems.get(file, 0)
         if len(lines) == known:
-            found.notes.append(
-                f"{file}: {known} rows with a moment out of range, as published; the first is {lines[0]}"
-            )
+            found.notes.append(f"{file}: {known} rows with a fault, as published; the first is {lines[0]}")
         else:
             found.out_of_range += lines
             if known:
-                found.notes.append(f"{file}: the published file has {known} rows out of range, this one {len(lines)}")
+                found.notes.append(f"{file}: the published file has {known} rows with a fault, this one {len(lines)}")
     read = {file for data in loaded for file in found.manifest.files(data.split)}
     for file, known in found.manifest.known_problems.items():
         if file in read and file not in by_file:
-            found.notes.append(f"{file}: none of the {known} rows out of range that the published file has")
+            found.notes.append(f"{file}: none of the {known} rows with a fault that the published file has")
 
 
 def _look_at_overlaps(found: _Findings, loaded: dict[str, Dataset]) -> None:

@@ -30,11 +30,15 @@ Reader = Literal[
     "davis",
     "epic-kitchens",
     "gmdcsa24",
+    "how2qa",
     "nextqa",
     "packages",
     "qvhighlights",
+    "star",
     "tabletop",
     "tacos",
+    "tvqa",
+    "vlep",
 ]
 
 
@@ -178,7 +182,7 @@ class Manifest(_Model):
     published_rows: dict[RelativePath, int] = Field({}, description="Rows that a label file holds, as published")
     known_problems: dict[RelativePath, int] = Field(
         {},
-        description="Rows of a label file whose moment is none or lies beyond the video, as published",
+        description="Rows of a label file with a fault, as published: a moment beyond its video, an answer that is no option",
     )
     end_tolerance_s: float = Field(
         0.0,

@@ -1,4 +1,4 @@
-"""Readers of everything that is not sentence grounding: NExT-QA, EPIC-KITCHENS-100, ActionSense, CamVid, DAVIS,
+"""Readers of what is neither sentence grounding nor question answering: EPIC-KITCHENS-100, ActionSense, CamVid, DAVIS,
 single clips."""
 
 from __future__ import annotations
@@ -7,37 +7,10 @@ import json
 import math
 from collections import defaultdict
 
-from ..datasets import Action, Dataset, Query, Question, Video
+from ..datasets import Action, Dataset, Query, Video
 from ..manifests import DataMissing, package_folder
 from ..video import FrameReader
 from .common import Request, clock_s, find, open_text
-
-
-def nextqa(request: Request) -> Dataset:
-    """CSV with five options a question. The file tells frames but no frame rate, so durations are nan."""
-    (file,) = request.files
-    paths = request.video_files()
-    videos, questions = {}, []
-    for row, fields in request.rows(file):
-        name = fields["video"]
-        if not request.wants(name):
-            continue
-        options = tuple(fields[f"a{index}"] for index in range(5))
-        if not fields["answer"].isdigit() or int(fields["answer"]) >= len(options):
-            request.refuse(file, row, f"the answer {fields['answer']!r} is none of 0 to 4")
-            continue
-        videos[name] = Video(name, paths.get(name), math.nan)
-        questions.append(
-            Question(
-                f"{name}_{fields['qid']}",
-                name,
-                fields["question"],
-                options,
-                int(fields["answer"]),
-                kind=fields["type"],
-            )
-        )
-    return request.dataset(videos.values(), questions=questions)
 
 
 def epic_kitchens(request: Request) -> Dataset:
