@@ -12,7 +12,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while testing; users do not pay for it.
-CHECKED = ("vkdlab.metrics", "vkdlab.nn", "vkdlab.emtm", "vkdlab.delta", "vkdlab.data.grounding")
+CHECKED = ("vkdlab.metrics", "vkdlab.nn", "vkdlab.emtm", "vkdlab.delta", "vkdlab.vlap", "vkdlab.data.grounding")
 install_import_hook(CHECKED, "beartype.beartype")
 
 torch.set_num_threads(1)
