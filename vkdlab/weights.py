@@ -6,6 +6,7 @@ checksum over both tells a damaged file from a good one, which the format alone 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -110,6 +111,16 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: str)
             "Build the module with the configuration it was trained with"
         )
     module.load_state_dict(weights)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Hash of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

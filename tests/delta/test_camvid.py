@@ -21,8 +21,9 @@ from vkdlab.delta.espnet import CAMVID_FILE, ESPNet, ESPNetConfig, camvid_espnet
 from vkdlab.delta.networks import segmentation_loss
 from vkdlab.delta.recipes import DRIVING, recipe_for, recipe_from
 from vkdlab.delta.student_files import load_student
-from vkdlab.delta.students import Setting, delta_training, small_training, teacher_training, weights_hash
+from vkdlab.delta.students import Setting, delta_training, small_training, teacher_training
 from vkdlab.delta.study import names_of, train_study, training_of
+from vkdlab.weights import weights_hash
 
 UNET = replace(
     recipe_for("camvid", "smoke"),

@@ -7,7 +7,6 @@ was trained alone or not.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -30,6 +29,7 @@ from vkdlab.delta.tasks import MULTIPLES, SEGMENTATION, Segmentation, Task, rare
 from vkdlab.history import History
 from vkdlab.runs import Run, machine, run_of, trained_once
 from vkdlab.training import Data, TrainConfig
+from vkdlab.weights import weights_hash
 
 VERSION = "2"
 """Of the methods' code: another one where a change of code changes what is learned."""
@@ -278,16 +278,6 @@ def macs_per_frame(trained: Trained, frame_shape: tuple[int, int, int], *, perio
     if isinstance(trained.network, DeltaNetwork):
         return trained.network.deploy().macs_per_frame(frame_shape, period)
     return float(macs_of(trained.network, frame_shape))
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Hash of a network's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _together(recipe: Recipe) -> int:
