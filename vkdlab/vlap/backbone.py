@@ -1,9 +1,9 @@
 """What VLAP asks of a model that answers questions about frames: five steps, whatever stands behind them (ours).
 
-    tokens  = see(frames)                       # frozen: every frame, once
+    tokens  = see(frames)                               # frozen: every frame, once
     text    = read(prompts)
-    visual  = look(tokens[kept], text, mask)    # q query tokens a frame, with the question in mind
-    logits  = score(visual, text, mask)         # one an option
+    visual  = look(tokens[kept], text, mask, places)    # q query tokens a frame, with the question in mind
+    logits  = score(visual, text, mask)                 # one an option
 
 `question(text)` is what a frame prompter knows of the question before it chooses frames. Steps are separate so that
 frames can be seen once and kept, and each step can be timed.
@@ -106,13 +106,20 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def look(self, tokens: Float[Tensor, "b s n d"], text: Text, mask: Bool[Tensor, "b s"]) -> Float[Tensor, "b s q e"]:
+    def look(
+        self,
+        tokens: Float[Tensor, "b s n d"],
+        text: Text,
+        mask: Bool[Tensor, "b s"],
+        places: Float[Tensor, "b s"],
+    ) -> Float[Tensor, "b s q e"]:
         """A few query tokens of each frame, from all its tokens and the prompt.
 
         Args:
             tokens: of the frames that were chosen, in their order.
             text: b prompts.
             mask: True on frames, False on padding; a row may have none.
+            places: where in its video each frame is, 0 to 1. A backbone may know frames by their order alone.
 
         Returns:
             What the language model can read; zero on padding.

@@ -233,8 +233,13 @@ class TransformersBackbone(Backbone):
         return text.to(self.scale.device)
 
     def look(
-        self, tokens: Float[Tensor, "b s n d"], text: TokenText, mask: Bool[Tensor, "b s"]
+        self,
+        tokens: Float[Tensor, "b s n d"],
+        text: TokenText,
+        mask: Bool[Tensor, "b s"],
+        places: Float[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b s q e"]:
+        """As `Backbone.look`. Frames are known by their order alone: places have no influence."""
         if not mask.any():
             return tokens.new_zeros(*mask.shape, self.queries, self.visual_dim, dtype=torch.float32)
         frames = tokens[mask].float() * self.scale + self.shift  # (k, n, d), without padding
