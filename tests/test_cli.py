@@ -33,7 +33,7 @@ def test_help_names_every_command_and_loads_no_heavy_module():
         "print(sorted({'torch', 'pandas', 'plotly', 'papermill', 'numpy', 'yaml', 'cv2'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for command in ("run", "ground", "delta", "report", "lab", "bench", "data"):
+    for command in ("run", "ground", "ask", "delta", "report", "lab", "bench", "data"):
         assert f"\n  {command} " in shown
     assert shown.splitlines()[-1] == "[]"
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from . import __version__
 
@@ -137,6 +140,64 @@ def ground(
         typer.echo(f"{start_s:9.2f}  {end_s:7.2f}  {score:.4f}")
     write_text(page, found.figure().to_html(include_plotlyjs=True))
     typer.echo(f"Timeline: {page}")
+
+
+class _SeveralOptions(TyperCommand):
+    """Takes `--options A B` for `--options A --options B`, which is all that the parser knows."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, several = [], False
+        for place, word in enumerate(args):
+            if word == "--":
+                given += args[place:]
+                break
+            if word == "--options":
+                several = True
+                continue
+            several = several and not re.match("-[-A-Za-z]", word)
+            given += ["--options", word] if several else [word]
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=_SeveralOptions)
+def ask(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.", show_default=False)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--options", metavar="A B ...", help="What may be answered, 2 to 5 texts.", show_default=False),
+    ] = None,
+    student: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained student; default the newest.", show_default=False),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="How many frames to read; default as it was trained.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="PNG file of the frames; default VIDEO-answer.png in this folder, written over.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")] = False,
+) -> None:
+    """Answer a multiple-choice question about a video, and write a picture of the frames that the answer is from."""
+    from .vlap.ask import ask as answer
+    from .vlap.contact_sheet import sheet_path, write_contact_sheet
+
+    sheet = sheet_path(video, out)
+    asked = answer(video, question, options or [], student=student, select=frames)
+    if not as_json:
+        typer.echo(f"Student: trained on {asked.student.data} ({asked.student.folder})\n{asked.text()}")
+    write_contact_sheet(asked, sheet)
+    typer.echo(json.dumps(asked.plain() | {"sheet": str(sheet)}, indent=1) if as_json else f"Contact sheet: {sheet}")
+    if asked.student.knows_built_in_world_only:
+        typer.echo("Note: this student knows the built-in world only: of other videos it tells nothing.", err=True)
 
 
 @app.command()
