@@ -17,15 +17,17 @@ class Recipe:
 
     naming: TrainConfig
     """How frame encoders learn to name what they see."""
+    teacher: TrainConfig
+    """How the teacher learns to answer, from all frames."""
     answerer: TrainConfig
-    """How the teacher and the common answerer learn to answer."""
+    """How the common answerer does, from fewer."""
     student: TrainConfig
     """How a prompter learns to choose, and the answerer with it."""
     profile: str = "demo"
     """Of tabletop."""
     videos: int | None = None
     """How many training videos are asked about, None for all; of the other splits a third as many."""
-    draws: int = 20
+    draws: int = 10
     """How often each training video is asked about anew, beside the world's own questions; 0 for those alone."""
     named_videos: int | None = None
     """How many training videos frame encoders learn from, None for all; of the validation split a third as many."""
@@ -47,7 +49,7 @@ class Recipe:
     """Sizes of the answerer; its grid is that of `size`."""
     method: Config = field(default_factory=Config)
     """How many frames are chosen, and what is distilled."""
-    counts: tuple[int, ...] = (1, 2, 4, 8, 32)
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Numbers of frames from which the common answerer learns to answer."""
 
     def __post_init__(self):
@@ -79,6 +81,7 @@ _FAST = {"num_threads": 1, "precision": "bf16-mixed"}
 RECIPES: Mapping[str, Recipe] = {
     "smoke": Recipe(
         naming=TrainConfig(epochs=1, batch_size=8, lr=3e-3, num_threads=1),
+        teacher=TrainConfig(epochs=1, batch_size=8, lr=1e-3, num_threads=1),
         answerer=TrainConfig(epochs=1, batch_size=8, lr=1e-3, num_threads=1),
         student=TrainConfig(epochs=1, batch_size=8, lr=1e-3, num_threads=1),
         profile="smoke",
@@ -95,12 +98,14 @@ RECIPES: Mapping[str, Recipe] = {
         counts=(1, 2, 8),
     ),
     "demo": Recipe(
-        naming=TrainConfig(epochs=2, batch_size=16, lr=3e-3, **_FAST),
-        answerer=TrainConfig(epochs=4, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
-        student=TrainConfig(epochs=2, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
+        naming=TrainConfig(epochs=1, batch_size=16, lr=3e-3, **_FAST),
+        teacher=TrainConfig(epochs=1, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
+        answerer=TrainConfig(epochs=2, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
+        student=TrainConfig(epochs=1, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
     ),
     "full": Recipe(
         naming=TrainConfig(epochs=5, batch_size=16, lr=3e-3, **_FAST),
+        teacher=TrainConfig(epochs=4, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
         answerer=TrainConfig(epochs=4, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
         student=TrainConfig(epochs=2, batch_size=32, lr=8e-4, weight_decay=0.05, **_FAST),
         profile="full",

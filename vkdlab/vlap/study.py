@@ -112,8 +112,8 @@ def train_study(
     data = questions(recipe, progress=progress)
     splits = with_frames(data, recipe, close, glance, progress=progress)
     work.texts = sorted({text for part in data for row in part.questions for text in (row.question, *row.options)})
-    teacher = work.answerer("teacher", splits, close, counts=(recipe.frames,))
-    answerer = work.answerer("answerer", splits, close, counts=recipe.counts)
+    teacher = work.answerer("teacher", splits, close, counts=(recipe.frames,), config=recipe.teacher)
+    answerer = work.answerer("answerer", splits, close, counts=recipe.counts, config=recipe.answerer)
     trained = {name: work.student(name, splits, answerer, teacher, glance) for name in students}
     return Study(recipe, splits, close, glance, teacher, answerer, trained)
 
@@ -179,13 +179,15 @@ class _Workshop:
         backbone.remember(self.texts, progress=self.progress)
         return backbone
 
-    def answerer(self, name: str, splits: QuestionSplits, close: Naming, *, counts: Sequence[int]) -> CompactBackbone:
+    def answerer(
+        self, name: str, splits: QuestionSplits, close: Naming, *, counts: Sequence[int], config: TrainConfig
+    ) -> CompactBackbone:
         """A backbone that has learned to answer from these numbers of frames."""
         backbone = self.backbone(close)
         about = {"counts": list(counts), "compact": self.recipe.compact, "start": weights_hash(backbone)}
         method = AnswererTraining(backbone, counts=counts)
         data = Data(splits.train, splits.val)
-        return self._trained(f"vlap-{name}", method, data, self.recipe.answerer, "accuracy", about).student
+        return self._trained(f"vlap-{name}", method, data, config, "accuracy", about).student
 
     def student(
         self, name: str, splits: QuestionSplits, answerer: CompactBackbone, teacher: CompactBackbone, glance: Naming
