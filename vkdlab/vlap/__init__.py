@@ -5,18 +5,65 @@ at cheaply, and the Frame-Prompter keeps S of them, one of each segment of the v
 Only these are read by a Q-Former, which turns a frame and the question into a few tokens, and by the language model,
 which answers. In training a teacher Q-Former reads all T frames, and the student's tokens of S frames are held to its.
 
-What answers is a `Backbone`: `TransformersBackbone` loads InstructBLIP or BLIP-2 from a folder on this machine.
+What answers is a `Backbone`: `CompactBackbone` is trained here, `TransformersBackbone` loads InstructBLIP or BLIP-2
+from a folder on this machine. `train_study` trains everything for the built-in world, `ask` answers about a video file.
 """
 
+from vkdlab.vlap.answerer import Answer, AnswererTraining
+from vkdlab.vlap.ask import Asked, ask
 from vkdlab.vlap.backbone import LETTERS, Backbone, Prompt, Text
+from vkdlab.vlap.batches import QuestionBatch, QuestionDataset
+from vkdlab.vlap.distill import VLAP, Config, Inspection, Student
+from vkdlab.vlap.evaluate import Results, answering, evaluate
+from vkdlab.vlap.frames import VideoFrames
 from vkdlab.vlap.lora import LoRA
+from vkdlab.vlap.naming import Naming
+from vkdlab.vlap.networks import CompactBackbone, CompactConfig, FrameEncoder
+from vkdlab.vlap.prompter import FramePrompter, ReleasedPrompter, Selection
+from vkdlab.vlap.recipes import RECIPES, Recipe
+from vkdlab.vlap.selectors import rivals
+from vkdlab.vlap.store import FrameStore, frame_store
+from vkdlab.vlap.student_files import latest_student, load_student, save_student
+from vkdlab.vlap.study import STUDENTS, Study, train_study
 from vkdlab.vlap.transformers_backbone import TransformersBackbone
 
 __all__ = [
     "LETTERS",
+    "RECIPES",
+    "STUDENTS",
+    "VLAP",
+    "Answer",
+    "AnswererTraining",
+    "Asked",
     "Backbone",
+    "CompactBackbone",
+    "CompactConfig",
+    "Config",
+    "FrameEncoder",
+    "FramePrompter",
+    "FrameStore",
+    "Inspection",
     "LoRA",
+    "Naming",
     "Prompt",
+    "QuestionBatch",
+    "QuestionDataset",
+    "Recipe",
+    "ReleasedPrompter",
+    "Results",
+    "Selection",
+    "Student",
+    "Study",
     "Text",
     "TransformersBackbone",
+    "VideoFrames",
+    "answering",
+    "ask",
+    "evaluate",
+    "frame_store",
+    "latest_student",
+    "load_student",
+    "rivals",
+    "save_student",
+    "train_study",
 ]
