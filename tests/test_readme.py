@@ -12,6 +12,7 @@ import pytest
 
 from vkdlab.data import manifests
 from vkdlab.files import project_root
+from vkdlab.report import Report
 
 ROOT = project_root()
 README = (ROOT / "README.md").read_text()
@@ -34,6 +35,23 @@ def test_the_claims_of_delta_distillation_follow_from_its_runs(monkeypatch):
         for claim in script["claims_of"](name, script["runs_of"](evidence, name))
     ]
     assert claims == evidence["claims"]
+
+
+def test_one_study_is_run_anew_while_the_runs_of_the_others_are_kept(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "reports"))
+    import delta_evidence
+
+    evidence = json.loads(delta_evidence.EVIDENCE.read_text())
+    again = [run for run in evidence["runs"] if run["parameters"]["task"] == "detection"]
+    results = delta_evidence.committed("tabletop, boxes", evidence)
+    monkeypatch.setattr(delta_evidence, "EVIDENCE", tmp_path / "delta.json")
+    (tmp_path / "delta.json").write_text(json.dumps(evidence | {"runs": [*evidence["runs"][::-1]]}))
+    monkeypatch.setattr(delta_evidence, "sweep", lambda name: Report(tmp_path, results[: len(results) - 1]))
+    made = delta_evidence.make(["tabletop, boxes"])
+    assert len(made["runs"]) == len(evidence["runs"]) - 1
+    assert [run for run in made["runs"] if run["parameters"]["task"] == "detection"] == again[:-1]
+    with pytest.raises(SystemExit, match=r"there are the studies tabletop, .* not tabletops"):
+        delta_evidence.make(["tabletops"])
 
 
 def test_evidence_has_the_form_that_every_method_keeps():
