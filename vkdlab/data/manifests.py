@@ -182,7 +182,7 @@ class Manifest(_Model):
     published_rows: dict[RelativePath, int] = Field({}, description="Rows that a label file holds, as published")
     known_problems: dict[RelativePath, int] = Field(
         {},
-        description="Rows of a label file with a fault, as published: a moment beyond its video, an answer that is no option",
+        description="Rows of a label file with a fault, as published: a moment beyond its video, no right answer",
     )
     end_tolerance_s: float = Field(
         0.0,
