@@ -186,6 +186,17 @@ def test_a_page_of_another_machine_may_not_frame_it(running):
     assert "frame-ancestors 'self' http://127.0.0.1:* http://localhost:* vscode-webview: vscode-file:" in policy
 
 
+def play(page):
+    """Presses play until it plays: while the player loads, a key is lost."""
+    for attempt in range(6):
+        page.keyboard.press("Space")
+        try:
+            return page.wait_for_function("window.played().length > 5", timeout=20_000)
+        except Exception as error:
+            if attempt == 5 or "Timeout" not in str(error):
+                raise
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_grid_shows_the_videos_and_a_clip_plays_its_moment_along_the_timeline(running, clips, tmp_path):
@@ -213,8 +224,7 @@ def test_the_grid_shows_the_videos_and_a_clip_plays_its_moment_along_the_timelin
         page.mouse.click(looker["x"] + looker["width"] / 2, looker["y"] + looker["height"] - 4)
         page.wait_for_selector("[data-cy=modal] [data-cy=looker-video-time]", state="attached", timeout=60_000)
         page.wait_for_timeout(1500)
-        page.keyboard.press("Space")
-        page.wait_for_function("window.played().length > 5", timeout=60_000)
+        play(page)
         modal = page.screenshot(path=pictures / "modal.png")
         page.wait_for_function("window.resting() > 1500", timeout=60_000)
         page.screenshot(path=pictures / "end.png")
