@@ -215,8 +215,10 @@ def test_the_grid_shows_the_videos_and_a_clip_plays_its_moment_along_the_timelin
         page.get_by_text("Dismiss").click(timeout=120_000)
         page.wait_for_function("document.querySelectorAll('[data-cy=looker] canvas').length >= 9", timeout=60_000)
         assert page.get_by_text(f"{len(clips)} clips").is_visible()
-        page.wait_for_timeout(1000)
-        grid = page.screenshot(path=pictures / "grid.png")
+        for _ in range(30):  # until the clips' pictures are drawn
+            page.wait_for_timeout(1000)
+            if len(grid := page.screenshot(path=pictures / "grid.png")) > 100_000:
+                break
         looker = page.locator("[data-cy=looker]").first.bounding_box()
         page.mouse.move(0, 0)  # off the clip that plays under it
         page.wait_for_timeout(500)
