@@ -49,8 +49,9 @@ class Recipe:
     """Sizes of the answerer; its grid is that of `size`."""
     method: Config = field(default_factory=Config)
     """How many frames are chosen, and what is distilled."""
-    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Numbers of frames from which the common answerer learns to answer."""
+    counts: tuple[int, ...] = (1, 2, 4, 8, 32)
+    """Numbers of frames from which the common answerer learns to answer; `frames` is among
+    these, so that to read all frames is something that it has learned."""
 
     def __post_init__(self):
         for name in ("named_samples", "frames", "width", "glance_width", "dim"):
