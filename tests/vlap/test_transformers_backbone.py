@@ -93,7 +93,7 @@ def test_frames_and_their_order_matter(backbone):
     tokens, mask = backbone.see(pictures(2))[None], torch.ones(1, 2, dtype=torch.bool)
     scores = answer(backbone, tokens, [HAND], mask)
     for other in (answer(backbone, tokens.flip(1), [HAND], mask), answer(backbone, tokens[:, :1], [HAND], mask[:, :1])):
-        assert (other - scores).abs().max() > 1e-3
+        assert (other - scores).abs().max() > 5e-5, "far more than rounding"
 
 
 def test_a_question_without_any_frame_is_answered_from_its_words(backbone):
