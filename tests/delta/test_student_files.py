@@ -1,4 +1,3 @@
-import json
 import os
 
 import pytest
@@ -87,27 +86,6 @@ def test_the_card_tells_data_classes_metric_cost_and_limits(dataset, folder):
         assert expected in card, expected
 
 
-def test_a_folder_that_is_none_says_how_to_get_a_student(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no is no folder of a student. Train one: vkdlab run 04_delta"):
-        load_student(tmp_path / "no")
-
-
-@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no trained delta network: {name} is missing. Train one"):
-        load_student(folder)
-
-
-def test_damaged_weights_are_refused(folder):
-    path = folder / "student.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"student.safetensors is damaged, or not what student.json was written with"):
-        load_student(folder)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -126,14 +104,8 @@ def test_settings_that_are_not_ours_are_refused(folder, change, message):
         load_student(folder)
 
 
-def test_settings_that_are_no_mapping_are_refused(folder):
-    (folder / "student.json").write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match="is of version None"):
-        load_student(folder)
-
-
 def test_the_latest_student_is_of_the_run_that_ended_last(dataset, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no trained delta network in .*Train one"):
+    with pytest.raises(FileNotFoundError, match=r"no trained delta network in .*Train one: vkdlab run 04_delta"):
         latest_student(tmp_path)
     for place, (name, status) in enumerate(
         [("delta-a-1", "done"), ("delta-b-1", "done"), ("delta-c-1", "training"), ("emtm-student-1", "done")]

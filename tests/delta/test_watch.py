@@ -9,14 +9,15 @@ import torch
 
 from tests.delta.students import DETECTION, saved, world
 from tests.test_cli import call
+from vkdlab import student_files
 from vkdlab.data import FrameReader, VideoError, write_video
-from vkdlab.delta import student_files
 from vkdlab.delta.detector import Detections, decode
 from vkdlab.delta.side_by_side import PANEL, Shown, SideBySide
 from vkdlab.delta.state import DeltaState
 from vkdlab.delta.student_files import load_student
 from vkdlab.delta.watch import fitted, watch
 from vkdlab.dense_metrics import AveragePrecision, Confusion
+from vkdlab.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -315,5 +316,5 @@ def test_what_was_asked_wrongly_ends_with_one_line_and_exit_code_two(
 def test_the_newest_student_is_taken_where_none_is_named(monkeypatch, dataset, tmp_path, video):
     monkeypatch.setattr(student_files, "cache_dir", lambda *parts: tmp_path.joinpath(*parts))
     saved(tmp_path / "runs" / "delta-a-1", dataset)
-    student_files.Run(tmp_path / "runs" / "delta-a-1").note(status="done")
+    Run(tmp_path / "runs" / "delta-a-1").note(status="done")
     assert watch(video, period=1, progress=False).agreement == 1

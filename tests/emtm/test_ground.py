@@ -11,9 +11,9 @@ import torch
 
 from tests.emtm.students import saved, world
 from tests.test_cli import call
+from vkdlab import student_files
 from vkdlab.data import VideoError, write_video
 from vkdlab.data.feature_store import FeatureMismatch
-from vkdlab.emtm import student_files
 from vkdlab.emtm.ground import find_moments, ground, video_clips, window_starts
 from vkdlab.emtm.student_files import load_student
 from vkdlab.metrics import temporal_iou
@@ -284,7 +284,7 @@ def test_the_command_prints_moments_and_writes_a_page_that_needs_no_network(
         (["{video}", " ", "--student", "{student}"], "the query is empty"),
         (["no.mp4", QUERY, "--student", "{student}"], "no.mp4"),
         (["{video}", QUERY, "--student", "nowhere"], "nowhere is no folder of a student. Train one"),
-        (["{video}", QUERY], "there is no trained student in"),
+        (["{video}", QUERY], "there is no trained student that finds moments in"),
         (["{video}", QUERY, "--student", "{student}", "-k", "0"], "k is the number of moments"),
         (["{video}", QUERY, "--student", "{student}", "--out", "a.png"], "--out is an HTML file, such as a.html"),
     ],

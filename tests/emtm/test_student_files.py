@@ -97,39 +97,10 @@ def test_columns_that_are_not_the_networks_are_refused(splits, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_none_says_how_to_get_a_student(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no is no folder of a student. Train one: vkdlab run 03_kau_weights"):
-        load_student(tmp_path / "no")
-
-
-@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no trained student: {name} is missing. Train one"):
-        load_student(folder)
-
-
-def test_damaged_weights_are_refused(folder):
-    path = folder / "student.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"student.safetensors is damaged, or not what student.json was written with"):
-        load_student(folder)
-
-
-def test_weights_of_another_training_are_refused(splits, folder, tmp_path):
-    saved(tmp_path / "other", splits.train, dim=16)
-    os.replace(tmp_path / "other" / "student.safetensors", folder / "student.safetensors")
-    with pytest.raises(ValueError, match=r"not what student\.json was written with"):
-        load_student(folder)
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda s: s | {"version": 2}, "student.json is of version 2, this vkdlab reads version 1"),
-        (lambda s: [], "student.json is of version None"),
         (lambda s: s | {"network": s["network"] | {"layers": 3}}, "is not as this vkdlab writes it"),
         (lambda s: {name: value for name, value in s.items() if name != "features"}, "is not as this .*KeyError"),
         (lambda s: s | {"network": s["network"] | {"dim": 16}}, "does not fit SpanNetwork"),
@@ -142,18 +113,16 @@ def test_settings_that_are_not_ours_are_refused(folder, spoil, message):
         load_student(folder)
 
 
-def test_settings_that_are_no_json_are_refused(folder):
-    (folder / "student.json").write_text("{")
-    with pytest.raises(ValueError, match=r"student.json is not valid JSON"):
-        load_student(folder)
-
-
 def test_a_fingerprint_is_written_beside_every_part_of_the_features(splits, folder):
     written = json.loads((folder / "student.json").read_text())["features"]
     assert [part["fingerprint"] for part in written] == [manifest.fingerprint for manifest in splits.train.manifests]
 
 
-def test_the_newest_student_whose_training_ended_is_found(splits, tmp_path):
+def test_the_newest_student_whose_training_ended_is_found(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no trained student that finds .* Train one: vkdlab run 03_kau_weights"
+    ):
+        latest_student(tmp_path)
     runs = {}
     for age, (name, status) in enumerate(
         [("emtm-student-open", "training"), ("emtm-student-new", "done"), ("emtm-student-old", "done")]
@@ -167,8 +136,3 @@ def test_the_newest_student_whose_training_ended_is_found(splits, tmp_path):
     other.note(status="done")
     write_json(other.folder / "student.json", {})
     assert latest_student(tmp_path) == runs["emtm-student-new"].folder
-
-
-def test_where_no_student_was_trained_the_cure_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no trained student in .*\. Train one: vkdlab run 03_kau_weights"):
-        latest_student(tmp_path)

@@ -30,13 +30,11 @@ from vkdlab.delta.espnet import ESPNet, ESPNetConfig
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.networks import SegmentationConfig, SegmentationNetwork
 from vkdlab.delta.tasks import TASKS, Task
-from vkdlab.files import cache_dir, read_json, sha256_of, write_json, write_text
-from vkdlab.runs import Run
+from vkdlab.student_files import WEIGHTS, StudentFiles
 
-VERSION = 1
-"""Goes up when the files change so that an older vkdlab could not read them."""
-SETTINGS, WEIGHTS, CARD = "student.json", "student.safetensors", "README.md"
-TRAIN_ONE = "Train one: vkdlab run 04_delta_features"
+FILES = StudentFiles(
+    what="delta network", runs="delta-*", train_one="Train one: vkdlab run 04_delta_features", version=1
+)
 _NETWORKS = {
     "segmentation": (SegmentationNetwork, SegmentationConfig),
     "detection": (DetectionNetwork, DetectionConfig),
@@ -115,7 +113,7 @@ def save_student(
             "vkdlab.delta.save, which does not need to know how to build them"
         )
     settings = {
-        "version": VERSION,
+        "version": FILES.version,
         "network": kind,
         "config": dataclasses.asdict(network.model.config),
         "task": task.name,
@@ -128,9 +126,7 @@ def save_student(
         network, task=task, dataset=dataset, period=period, metrics=metrics, measured_on=measured_on, recipe=recipe
     )
     save(network, folder / WEIGHTS)
-    write_text(folder / CARD, card)
-    # Last, because a folder with it counts as a student's.
-    write_json(folder / SETTINGS, {**settings, "weights_sha256": sha256_of(folder / WEIGHTS)})
+    FILES.complete(folder, settings, card=card)
 
 
 def load_student(folder: str | os.PathLike) -> Student:
@@ -138,28 +134,16 @@ def load_student(folder: str | os.PathLike) -> Student:
 
     Raises:
         FileNotFoundError: no such folder, or it holds no student.
-        ValueError: a file is damaged, of another training, or of another version of vkdlab; the message says which.
+        ValueError: a file is damaged, of another method or training, or of another version of vkdlab; the message says
+            which.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder of a student. {TRAIN_ONE}")
-    for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no trained delta network: {name} is missing. {TRAIN_ONE}")
-    path = folder / SETTINGS
-    settings = read_json(path)
-    version = settings.get("version") if isinstance(settings, dict) else None
-    if version != VERSION:
-        raise ValueError(f"{path} is of version {version}, this vkdlab reads version {VERSION}. {TRAIN_ONE}")
-    if sha256_of(folder / WEIGHTS) != settings.get("weights_sha256"):
-        raise ValueError(f"{folder / WEIGHTS} is damaged, or not what {SETTINGS} was written with. {TRAIN_ONE}")
-    try:
+    settings = FILES.read(folder)
+    with FILES.explained(folder):
         form, config = _NETWORKS[settings["network"]]
         model = form(config(**{name: _value(value) for name, value in settings["config"].items()}))
         task, classes, (width, height) = TASKS[settings["task"]], tuple(settings["classes"]), settings["size"]
         period, data = settings["period"], settings["data"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not as this vkdlab writes it ({error!r}). {TRAIN_ONE}") from error
     network = load(folder / WEIGHTS, model).eval().requires_grad_(False)
     return Student(network, task, classes, (width, height), period, data, folder)
 
@@ -173,11 +157,7 @@ def latest_student(runs_dir: str | os.PathLike | None = None) -> Path:
     Raises:
         FileNotFoundError: no run of one has ended there.
     """
-    runs_dir = Path(runs_dir or cache_dir("runs"))
-    found = [path for path in runs_dir.glob(f"delta-*/{SETTINGS}") if Run(path.parent).done]
-    if not found:
-        raise FileNotFoundError(f"there is no trained delta network in {runs_dir}. {TRAIN_ONE}")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return FILES.latest(runs_dir)
 
 
 def _value(value: Any) -> Any:

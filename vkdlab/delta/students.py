@@ -24,10 +24,11 @@ from vkdlab.delta.espnet import camvid_espnet
 from vkdlab.delta.layers import Policy
 from vkdlab.delta.network import DeltaNetwork
 from vkdlab.delta.recipes import DenseSplits, Recipe
-from vkdlab.delta.student_files import SETTINGS, save_student
+from vkdlab.delta.student_files import save_student
 from vkdlab.delta.tasks import MULTIPLES, SEGMENTATION, Segmentation, Task, rare_first
 from vkdlab.history import History
 from vkdlab.runs import Run, machine, run_of, trained_once
+from vkdlab.student_files import SETTINGS
 from vkdlab.training import Data, TrainConfig
 from vkdlab.weights import weights_hash
 

@@ -30,14 +30,16 @@ from vkdlab.data.encoders import SentenceEncoder
 from vkdlab.data.feature_store import FeatureManifest
 from vkdlab.data.grounding import GroundingDataset, Standardisation
 from vkdlab.emtm.networks import SpanConfig, SpanNetwork
-from vkdlab.files import cache_dir, read_json, sha256_of, write_json, write_text
-from vkdlab.runs import Run, machine
+from vkdlab.runs import machine
+from vkdlab.student_files import WEIGHTS, StudentFiles
 from vkdlab.weights import load_tensors, put_weights, save_tensors
 
-VERSION = 1
-"""Goes up when the files change so that an older vkdlab could not read them."""
-SETTINGS, WEIGHTS, CARD = "student.json", "student.safetensors", "README.md"
-TRAIN_ONE = "Train one: vkdlab run 03_kau_weights"
+FILES = StudentFiles(
+    what="student that finds moments",
+    runs="emtm-student-*",
+    train_one="Train one: vkdlab run 03_kau_weights",
+    version=1,
+)
 LICENCES = {
     "efficientnet-lite0": "EfficientNet-Lite0 weights: Apache-2.0, trained on ImageNet (non-commercial research)",
     "dis-flow": "no weights; OpenCV's optical flow: Apache-2.0",
@@ -124,7 +126,7 @@ def save_student(
             f"{network.config.video_dim}: pass the columns that it was trained on"
         )
     settings = {
-        "version": VERSION,
+        "version": FILES.version,
         "network": dataclasses.asdict(network.config),
         "features": [
             {"fingerprint": manifest.fingerprint, **dataclasses.asdict(manifest)} for manifest in dataset.manifests
@@ -138,9 +140,7 @@ def save_student(
     standardisation = dataset.standardisation
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     save_tensors(folder / WEIGHTS, {**tensors, "mean": standardisation.mean, "std": standardisation.std})
-    write_text(folder / CARD, card)
-    # Last, because a folder with it counts as a student's.
-    write_json(folder / SETTINGS, {**settings, "weights_sha256": sha256_of(folder / WEIGHTS)})
+    FILES.complete(folder, settings, card=card)
 
 
 def load_student(folder: str | os.PathLike) -> Student:
@@ -148,23 +148,13 @@ def load_student(folder: str | os.PathLike) -> Student:
 
     Raises:
         FileNotFoundError: no such folder, or it holds no student.
-        ValueError: a file is damaged, of another training, or of another version of vkdlab; the message says which.
+        ValueError: a file is damaged, of another method or training, or of another version of vkdlab; the message says
+            which.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder of a student. {TRAIN_ONE}")
-    for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no trained student: {name} is missing. {TRAIN_ONE}")
-    path = folder / SETTINGS
-    settings = read_json(path)
-    version = settings.get("version") if isinstance(settings, dict) else None
-    if version != VERSION:
-        raise ValueError(f"{path} is of version {version}, this vkdlab reads version {VERSION}. {TRAIN_ONE}")
-    if sha256_of(folder / WEIGHTS) != settings.get("weights_sha256"):
-        raise ValueError(f"{folder / WEIGHTS} is damaged, or not what {SETTINGS} was written with. {TRAIN_ONE}")
+    settings = FILES.read(folder)
     tensors, _ = load_tensors(folder / WEIGHTS)
-    try:
+    with FILES.explained(folder):
         network = SpanNetwork(SpanConfig(**settings["network"]))
         manifests_ = tuple(
             FeatureManifest(**{name: value for name, value in part.items() if name != "fingerprint"})
@@ -176,8 +166,6 @@ def load_student(folder: str | os.PathLike) -> Student:
             network.eval().requires_grad_(False), standardisation, manifests_, (first, last), settings["stride_s"],
             settings["max_clips"], settings["data"], folder,
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not as this vkdlab writes it ({error!r}). {TRAIN_ONE}") from error
     weights = {name.removeprefix("network."): value for name, value in tensors.items()}
     put_weights(network, weights, where=str(folder / WEIGHTS))
     return student
@@ -192,11 +180,7 @@ def latest_student(runs_dir: str | os.PathLike | None = None) -> Path:
     Raises:
         FileNotFoundError: no run of a student has ended there.
     """
-    runs_dir = Path(runs_dir or cache_dir("runs"))
-    found = [path for path in runs_dir.glob(f"emtm-student-*/{SETTINGS}") if Run(path.parent).done]
-    if not found:
-        raise FileNotFoundError(f"there is no trained student in {runs_dir}. {TRAIN_ONE}")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return FILES.latest(runs_dir)
 
 
 def _parts(features: Sequence[FeatureManifest], seen: Sequence[int]) -> list[tuple[FeatureManifest, slice]]:

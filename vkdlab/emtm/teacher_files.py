@@ -11,10 +11,11 @@ from vkdlab import cost
 from vkdlab.cards import model_card
 from vkdlab.data import manifests
 from vkdlab.data.grounding import GroundingDataset
-from vkdlab.emtm.student_files import CARD, LICENCES
+from vkdlab.emtm.student_files import LICENCES
 from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.files import write_text
 from vkdlab.history import History
+from vkdlab.student_files import CARD
 from vkdlab.training import TrainConfig
 
 

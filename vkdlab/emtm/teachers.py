@@ -22,11 +22,11 @@ from vkdlab.emtm.map_teacher import MapConfig, MapNetwork
 from vkdlab.emtm.networks import NetworkConfig, SpanConfig, SpanNetwork
 from vkdlab.emtm.proposal_teacher import ProposalConfig, ProposalNetwork
 from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
-from vkdlab.emtm.student_files import CARD
 from vkdlab.emtm.teacher import GroundingTeacher
 from vkdlab.emtm.teacher_files import write_teacher_card
 from vkdlab.history import History
 from vkdlab.runs import Run, run_of, trained_once
+from vkdlab.student_files import CARD
 from vkdlab.training import Data, TrainConfig
 
 FAMILIES: Mapping[str, tuple[type[NetworkConfig], type[torch.nn.Module]]] = {
