@@ -1,26 +1,19 @@
 """Notebooks run without a browser: real kernels, real processes."""
 
 import errno
-import json
 import math
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import plotly.graph_objects as go
-import psutil
 import pytest
-import torch
 
 from vkdlab.data import ManifestError
 from vkdlab.evidence import Claim, write_evidence
 from vkdlab.files import read_json, write_json
 from vkdlab.jobs import RaySlots
-from vkdlab.metrics import Mean
-from vkdlab.notebooks import finish, run
+from vkdlab.notebooks import run
 from vkdlab.series import find, read_source
 from vkdlab.sweeps import ParameterError
 
@@ -337,59 +330,6 @@ def test_a_notebook_over_its_time_limit_is_stopped_and_failed(tmp_path):
     assert time.monotonic() - begun < 30
 
 
-def _kernels_below(pid):
-    return [child for child in psutil.Process(pid).children(recursive=True) if "ipykernel_launcher" in child.cmdline()]
-
-
-def _wait_for(condition, *, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
-def _start_and_stop(folder, *notebooks, how):
-    """Runs notebooks of which the last waits, sends the signal then, and gives exit code, messages and kernels."""
-    mark = folder / "started"
-    wait = f"import pathlib, time\nmark = pathlib.Path({str(mark)!r})\nif not mark.exists():\n    mark.touch()"
-    last = write_notebook(
-        folder / "09_slow.ipynb", wait + "\n    time.sleep(600)", FINISH + "finish({'m': 2})", parameters=None
-    )
-    command = [sys.executable, "-m", "vkdlab.cli", "run", *notebooks, last, "--out", folder / "out", "--slots", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    try:
-        _wait_for(mark.exists)
-        kernels = _kernels_below(process.pid)
-        assert len(kernels) == 1
-        process.send_signal(how)
-        _, messages = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    _wait_for(lambda: not any(kernel.is_running() for kernel in kernels))
-    return process.returncode, messages
-
-
-def test_ctrl_c_keeps_what_ended_leaves_no_kernel_and_the_next_call_goes_on(tmp_path):
-    quick = write_notebook(tmp_path / "00_quick.ipynb", FINISH + "finish({'m': 1})", parameters=None)
-    code, messages = _start_and_stop(tmp_path, quick, how=signal.SIGINT)
-    assert code == 130
-    assert "Stopped. What had ended is kept; the same command goes on from there." in messages
-    assert "Traceback" not in messages
-    (first,) = (tmp_path / "out" / "jobs").iterdir()
-    assert first.name.startswith("00_quick")
-    assert "1 waiting" in (tmp_path / "out" / "index.html").read_text()
-    before = first.stat().st_mtime_ns
-    report = run([quick, tmp_path / "09_slow.ipynb"], out=tmp_path / "out", slots=1, progress=False)
-    assert report.passed
-    assert first.stat().st_mtime_ns == before
-
-
-def test_a_run_that_is_killed_leaves_no_kernel_and_nothing_half_written(tmp_path):
-    _start_and_stop(tmp_path, how=signal.SIGKILL)
-    _wait_for(lambda: not list((tmp_path / "out" / "jobs").iterdir()))
-
-
 def test_ray_that_is_not_installed_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"executor 'ray' needs Ray: pip install .*\[ray\]"):
@@ -401,39 +341,3 @@ def test_jobs_run_as_ray_tasks(tmp_path):
     path = write_notebook(tmp_path / "a.ipynb", FINISH + "finish({'m': seed})")
     report = run([path], sweep={"seed": [0, 1]}, out=tmp_path / "out", executor="ray", slots=2, progress=False)
     assert [result.metrics["m"] for result in report.results] == [0, 1]
-
-
-def test_finish_writes_numbers_and_figures_into_the_job_and_shows_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("VKDLAB_JOB_DIR", str(tmp_path))
-    mean = Mean.of(torch.tensor([0.25, 0.75]))
-    summary = finish({"R1": mean, "n": torch.tensor(3), "set": "<a>", "none": None}, {"T": go.Figure(go.Bar(y=[1]))})
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"R1": 0.5, "n": 3, "set": "<a>", "none": None}
-    assert json.loads((tmp_path / "figures.json").read_text())["T"]["data"][0]["y"] == [1]
-    assert repr(summary) == "R1    0.5\nn     3\nset   <a>\nnone  –"
-    assert "<td>&lt;a&gt;</td>" in summary._repr_html_()
-
-
-@pytest.mark.parametrize(
-    ("metrics", "figures", "error", "message"),
-    [
-        ({}, {}, ValueError, "at least one metric"),
-        ({"a": math.inf}, {}, ValueError, "metric 'a' is inf, expected a finite number; give None"),
-        ({"a": Mean.of(torch.zeros(0))}, {}, ValueError, "metric 'a' is nan"),
-        ({"a": [1, 2]}, {}, TypeError, "metric 'a' is a list, expected a number, a text or None"),
-        ({"a": 1}, {"f": "plot"}, TypeError, "figure 'f' is a str, expected a plotly figure"),
-    ],
-)
-def test_finish_refuses_what_cannot_be_compared(tmp_path, monkeypatch, metrics, figures, error, message):
-    monkeypatch.setenv("VKDLAB_JOB_DIR", str(tmp_path))
-    with pytest.raises(error, match=message):
-        finish(metrics, figures)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_finish_needs_neither_papermill_nor_jupyter():
-    code = (
-        "import sys; from vkdlab.notebooks import finish; "
-        "print({'papermill', 'nbformat', 'jupyter_client', 'torch', 'plotly'} & set(sys.modules))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.home())
-    assert found.stdout.strip() == "set()"

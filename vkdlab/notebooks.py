@@ -1,115 +1,36 @@
-"""The notebooks, run without a browser: checked parameters, sweeps, resuming, a report; `finish` ends one (ours).
+"""The notebooks, run without a browser: checked parameters, sweeps, resuming, a report (ours).
 
 `run` executes notebooks through papermill, each in a process of its own. A job's folder is named by a hash of the
 notebook's source and vkdlab's code, and one of its parameters and the data root: a repeated call does only what is
-missing or failed.
+missing or failed. `finish`, of `vkdlab.summary`, ends a notebook.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
-import math
-import numbers
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .files import JOB_DIR_VARIABLE, hash_of, project_root, read_json, write_json
+from .files import hash_of, project_root, read_json, write_json
 from .series import Source, find, read_source
+from .summary import Summary, finish
 from .sweeps import ParameterError, product, settings, sweep_values
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from .jobs import Executor, Job
     from .report import Report
+
+__all__ = ["DATA_VARIABLE", "FOLDERS", "Summary", "finish", "run"]
 
 DATA_VARIABLE = "VKDLAB_DATA"
 FOLDERS = ("features", "runs_dir", "database", "against")
 """Parameters of notebooks that name a folder where they are not empty."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What `finish` wrote; shows itself as a small table."""
-
-    metrics: dict[str, Any]
-    """Numbers, texts or None by name."""
-    folder: Path
-    """Where metrics.json and figures.json lie."""
-
-    def __repr__(self) -> str:
-        width = max(map(len, self.metrics))
-        return "\n".join(f"{name:{width}}  {_shown(value)}" for name, value in self.metrics.items())
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(_shown(v))}</td></tr>" for name, v in self.metrics.items()
-        )
-        return f"<table>{rows}</table>"
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def finish(metrics: Mapping[str, Any], figures: Mapping[str, Figure] | None = None) -> Summary:
-    """Ends a notebook: writes its key numbers and key figures where the report finds them.
-
-    They go to the job's folder under `vkdlab run`, and to `reports/runs/live/<notebook>` in JupyterLab.
-
-    Args:
-        metrics: by name, finite numbers, texts, or None where there is no value; a `Mean` gives its value.
-        figures: plotly figures by title, in the order in which the report shows them.
-
-    Returns:
-        A summary that a notebook's last line can show.
-
-    Raises:
-        ValueError: no metrics, or one that is not finite.
-        TypeError: a metric is no number or text, or a figure is no plotly figure.
-    """
-    from .jobs import FIGURES, METRICS
-
-    if not metrics:
-        raise ValueError("finish expects at least one metric, given none: a run without numbers cannot be compared")
-    plain = {str(name): _plain_metric(name, value) for name, value in metrics.items()}
-    drawn = {}
-    for title, figure in (figures or {}).items():
-        if not hasattr(figure, "to_plotly_json"):
-            raise TypeError(f"figure {title!r} is a {type(figure).__name__}, expected a plotly figure")
-        drawn[str(title)] = figure
-    folder = os.environ.get(JOB_DIR_VARIABLE)
-    if folder is None:
-        # JupyterLab tells a kernel which notebook it belongs to in this variable.
-        name = Path(os.environ.get("JPY_SESSION_NAME", "notebook")).stem
-        folder = project_root() / "reports" / "runs" / "live" / name
-    folder = Path(folder)
-    write_json(folder / FIGURES, {title: json.loads(figure.to_json()) for title, figure in drawn.items()})
-    write_json(folder / METRICS, plain)
-    return Summary(metrics=plain, folder=folder)
-
-
-def _plain_metric(name: str, value: Any) -> int | float | str | bool | None:
-    value = getattr(value, "value", value)
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if value is None or isinstance(value, bool | str):
-        return value
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"metric {name!r} is a {type(value).__name__}, expected a number, a text or None")
-    if not math.isfinite(value):
-        raise ValueError(f"metric {name!r} is {value}, expected a finite number; give None where there is no value")
-    return value if isinstance(value, int) else float(value)
 
 
 def run(

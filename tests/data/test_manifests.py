@@ -9,6 +9,7 @@ import yaml
 
 from tests.data.toy_manifest import TOY
 from vkdlab.data import manifests
+from vkdlab.data.field_errors import model_in
 from vkdlab.data.loading import load
 from vkdlab.data.manifests import DataMissing, Manifest, ManifestError
 
@@ -39,7 +40,7 @@ def test_every_field_tells_what_it_means():
     while models:
         for name, field in models.pop().model_fields.items():
             assert field.description, name
-            inner = manifests._model_in(field.annotation)
+            inner = model_in(field.annotation)
             if inner:
                 models.append(inner)
 

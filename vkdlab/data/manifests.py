@@ -12,12 +12,13 @@ import importlib.util
 import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..files import project_root
+from .field_errors import explain
 
 ROOT_VARIABLE = "VKDLAB_DATA"
 Reader = Literal[
@@ -297,7 +298,7 @@ def read(path: str | os.PathLike) -> Manifest:
     try:
         manifest = Manifest(**values)
     except ValidationError as error:
-        raise ManifestError("\n".join(_explain(path.name, found) for found in error.errors())) from None
+        raise ManifestError("\n".join(explain(path.name, found, model=Manifest) for found in error.errors())) from None
     if manifest.name != path.stem:
         raise ManifestError(
             f"{path.name}: field name: expected {path.stem!r} as the file is called, got {manifest.name!r}"
@@ -359,43 +360,3 @@ def package_folder(package: Package) -> Path | None:
     """Where an installed package lies, without importing it; None when it is not installed."""
     spec = importlib.util.find_spec(package.module)
     return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
-
-
-def _explain(file: str, found: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "extra_forbidden":
-        known = _fields_at(found["loc"][:-1])
-        close = difflib.get_close_matches(str(found["loc"][-1]), known, n=1)
-        cure = f"did you mean {close[0]!r}? " if close else ""
-        return f"{file}: unknown field {place!r}: {cure}known here: {', '.join(known)}"
-    if found["type"] == "missing":
-        return f"{file}: field {place!r} is missing: {_description(found['loc'])}"
-    message = found["msg"].removeprefix("Value error, ")
-    given = "" if found["type"] == "value_error" and not place else f", got {found['input']!r}"
-    return f"{file}: field {place!r}: {message}{given}" if place else f"{file}: {message}"
-
-
-def _fields_at(location: tuple) -> list[str]:
-    model = _model_at(location)
-    return sorted(model.model_fields) if model else []
-
-
-def _description(location: tuple) -> str:
-    model = _model_at(location[:-1])
-    field = model.model_fields.get(str(location[-1])) if model else None
-    return field.description or "" if field else ""
-
-
-def _model_at(location: tuple) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = Manifest
-    for part in location:
-        if model is None or part not in model.model_fields:
-            continue  # a key of a mapping or an index of a list: the model stays that of its values
-        model = _model_in(model.model_fields[part].annotation)
-    return model
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
