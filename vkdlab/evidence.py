@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from .files import project_root, read_json, write_json
 from .report import Report
 
 
@@ -86,3 +86,19 @@ def write_evidence(
     }
     write_json(Path(path), written)
     return written
+
+
+def committed_runs(method: str, *, data: str, notebook: str = "") -> list[dict[str, Any]]:
+    """Parameters and metrics of the runs on a data set that are kept with the code as evidence; none before a sweep.
+
+    Args:
+        method: whose evidence, `reports/evidence/<method>.json`.
+        data: name of the data set.
+        notebook: how the names of the notebooks begin whose runs are wanted; by default all.
+
+    Raises:
+        FileNotFoundError: vkdlab does not run from its checkout.
+    """
+    path = project_root() / "reports" / "evidence" / f"{method}.json"
+    runs = read_json(path)["runs"] if path.exists() else []
+    return [run for run in runs if run["parameters"]["data"] == data and run["notebook"].startswith(notebook)]

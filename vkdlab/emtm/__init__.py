@@ -37,7 +37,7 @@ from vkdlab.emtm.regression_teacher import RegressionConfig, RegressionNetwork
 from vkdlab.emtm.soft_losses import gradient_norms, released_soft_loss, soft_loss
 from vkdlab.emtm.student_files import Student, latest_student, load_student, save_student
 from vkdlab.emtm.students import StudentSpec, TrainedStudent, train_students
-from vkdlab.emtm.study import Study, committed_runs, compare, remedies
+from vkdlab.emtm.study import Study, compare, remedies
 from vkdlab.emtm.study_report import (
     gain_steps,
     label_table,
@@ -101,7 +101,6 @@ __all__ = [
     "ceiling",
     "choose_teachers",
     "collect",
-    "committed_runs",
     "compare",
     "describe",
     "disagreements",

@@ -18,7 +18,6 @@ from vkdlab.emtm.aggregate import AggregateConfig, Aggregator, Integrated, fit_a
 from vkdlab.emtm.ensemble import Ensemble
 from vkdlab.emtm.integration import POOLINGS
 from vkdlab.emtm.labelled import Label
-from vkdlab.files import project_root, read_json
 from vkdlab.metrics import Mean, grounding_metrics
 
 UNIFORM, CONSTANT, BEST, NAIVE, KAU, ORACLE = (
@@ -179,10 +178,3 @@ def _groups(ensemble: Ensemble) -> list[str]:
     videos = {query.id: dataset.videos[query.video] for query in dataset.queries}
     names = [videos[name].group for name in ensemble.held_out.ids]
     return names if len(set(names)) > 1 and all(names) else [videos[name].id for name in ensemble.held_out.ids]
-
-
-def committed_runs(data: str) -> list[dict[str, Any]]:
-    """Parameters and metrics of the runs on a data set that are kept with the code as evidence; none before a sweep."""
-    path = project_root() / "reports" / "evidence" / "emtm.json"
-    runs = read_json(path)["runs"] if path.exists() else []
-    return [run for run in runs if run["parameters"]["data"] == data and run["notebook"].startswith("03")]
