@@ -50,7 +50,7 @@ class SmallBackbone(Backbone):
     def look(self, tokens, text, mask, places):
         assert len(text) == len(tokens)
         assert places.shape == mask.shape == tokens.shape[:2]
-        return self.dropout(self.mix(tokens)) * mask[..., None, None]
+        return self.dropout(self.mix(tokens.float())) * mask[..., None, None]
 
     def score(self, visual, text, mask):
         logits = visual.sum((1, 2))[:, : text.lengths.shape[1]]

@@ -55,7 +55,7 @@ class SmallBackbone(Backbone):
         return BagText(counts, torch.stack([bag(prompt.question) for prompt in prompts]), offered)
 
     def look(self, tokens, text, mask, places):
-        found = torch.tanh(self.found(tokens.flatten(2)) + self.weighed(text.asked)[:, None])
+        found = torch.tanh(self.found(tokens.float().flatten(2)) + self.weighed(text.asked)[:, None])
         found = found.unflatten(2, (self.queries, -1)) + self.when(places[..., None])[:, :, None]
         return found * mask[..., None, None]
 

@@ -1,11 +1,14 @@
 """An answerer learns from frames at random, of any number, and can then be asked about any number."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
 from tests.vlap.small_questions import SmallBackbone, batch_of
 from vkdlab.vlap.answerer import AnswererTraining, look
+from vkdlab.vlap.prompter import choose
 from vkdlab.vlap.selectors import everything, uniform
 
 
@@ -65,7 +68,43 @@ def test_the_answerer_learns_and_frames_that_are_not_there_are_zero():
     assert not visual[0, 2:].any()
 
 
-@pytest.mark.parametrize("counts", [(), (0, 4), (4, 4)])
+def test_small_gradients_of_a_choice_do_not_vanish_where_frames_are_kept_in_half_precision():
+    backbone, batch, grads = SmallBackbone(), batch_of([12, 12]), []
+    for tokens in (batch.tokens.half(), batch.tokens.half().float()):
+        scores = torch.randn(2, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        selection = choose(scores, mask=batch.mask, select=3)
+        seen = look(backbone, replace(batch, tokens=tokens), selection, backbone.read(batch.prompts))
+        (1e-9 * seen).sum().backward()
+        grads.append(scores.grad)
+    assert grads[0].any()
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("counts", [(), (-1, 4), (4, 4)])
 def test_counts_of_no_meaning_are_refused(counts):
     with pytest.raises(ValueError, match="counts are different numbers of frames"):
         AnswererTraining(SmallBackbone(), counts=counts)
+
+
+def test_who_learns_without_frames_sees_none():
+    method, batch = AnswererTraining(SmallBackbone(), counts=(0,)), batch_of([2, 12])
+    other = replace(batch, tokens=batch.tokens + 1)
+    assert method.loss(batch)["total"] == method.loss(other)["total"]
+    assert method.evaluate(batch)["accuracy"].count == 2
+    assert AnswererTraining(method.student, counts=(4,)).loss(batch)["total"] != method.loss(batch)["total"]
+
+
+def test_frames_that_a_way_chooses_are_learned_from_and_evaluated_on():
+    asked = []
+
+    def last(batch, *, select):
+        asked.append(select)
+        return choose(batch.places, mask=batch.mask, select=select)
+
+    backbone, batch = SmallBackbone(), batch_of([12] * 8)
+    method = AnswererTraining(backbone, counts=(3,), way=last)
+    first, again = (method.loss(batch)["total"] for _ in range(2))
+    assert first == again, "nothing is left to chance"
+    logits = method(batch, selection=last(batch, select=3)).logits
+    assert method.evaluate(batch)["accuracy"].sum == (logits.argmax(1) == batch.answers).sum().item()
+    assert set(asked) == {3}

@@ -19,7 +19,7 @@ from vkdlab.vlap.contact_sheet import WIDTH, contact_sheet, sheet_path, write_co
 from vkdlab.vlap.latency import STAGES
 from vkdlab.vlap.prompter import ReleasedPrompter
 from vkdlab.vlap.student_files import latest_student, load_student, save_student
-from vkdlab.vlap.study import OURS
+from vkdlab.vlap.workshop import OURS
 
 QUESTION, OPTIONS = "What happens to the red cup?", ("it spins", "it slides to the left", "it drops")
 
@@ -278,7 +278,7 @@ def test_options_are_given_together_or_one_by_one(monkeypatch, capsys, student, 
         (["{video}", "Q?", "--options", "a", "b", "-o", "a.gif"], "is a PNG file, such as a.png, got a.gif"),
         (
             ["{video}", "Q?", "--options", "a", "b", "--student", "no"],
-            "no is no folder of a student. Train one: python",
+            "no is no folder of a student. Train one: vkdlab run 05",
         ),
     ],
 )
@@ -301,7 +301,7 @@ def test_without_a_trained_student_the_command_says_how_to_train_one(monkeypatch
     assert call(monkeypatch, "ask", video, "Q?", "--options", "a", "b") == 2
     shown = capsys.readouterr().err
     assert f"there is no trained student that answers questions in {video.parent / 'cache' / 'runs'}" in shown
-    assert student_files.TRAIN_ONE in shown
+    assert student_files.FILES.train_one in shown
 
 
 def test_a_mistyped_option_is_no_answer(monkeypatch, capsys, video):

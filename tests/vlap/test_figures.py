@@ -27,7 +27,7 @@ from vkdlab.vlap.prompter import FramePrompter
 from vkdlab.vlap.selectors import ALL, LOCALIZER, NONE, PROMPTER, UNIFORM, rivals
 from vkdlab.vlap.shown import Answered, Pictures
 from vkdlab.vlap.strip_figures import CHOSEN, FORCED, SECOND, option_scores, strip, two_questions
-from vkdlab.vlap.study import STUDENTS
+from vkdlab.vlap.workshop import STUDENTS
 
 PROMPT = Prompt("which <cup> moves?", ("the red one", "the blue one", "none"))
 PICTURES = Pictures(

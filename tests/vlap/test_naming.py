@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
 from vkdlab.data.dense import OBJECTS, VOID, load_dense
 from vkdlab.data.dense_batches import Augmentation, Clips, DenseBatch, TrainingFrames
+from vkdlab.data.sentences import sentence_features
 from vkdlab.runs import Run
 from vkdlab.training import evaluate, fit
 from vkdlab.training_config import Data, TrainConfig
+from vkdlab.vlap.mentions import Mentions
 from vkdlab.vlap.naming import Naming, cell_labels, phrases
 from vkdlab.vlap.networks import CompactBackbone, CompactConfig, FrameEncoder
 
@@ -126,9 +129,47 @@ def test_it_trains_on_the_built_in_worlds_frames_and_makes_a_backbone(tmp_path):
     named = evaluate(method, data.val, device="cpu", progress=False)["named"]
     assert named.value == pytest.approx(history.best["val/named"])
     assert named.count > 0
-    backbone = CompactBackbone(method.encoder, method.words, config=CompactConfig(grid=(6, 4), hidden=8, heads=2))
+    always, config = method.looked_up(["hand", "cloth"]), CompactConfig(grid=(6, 4), hidden=8, heads=2)
+    backbone = CompactBackbone(method.encoder, Mentions(12), always=always, config=config)
     frames = torch.from_numpy(train.frames[:2].copy())
     torch.testing.assert_close(backbone.see(frames), method.encoder.eval()(frames))
+
+
+def test_words_that_are_given_are_kept_as_they_are_and_the_encoder_learns_them():
+    words = nn.Linear(384, 12, bias=False)
+    before = words.weight.detach().clone()
+    method = Naming(FrameEncoder(4, dim=12), classes=CLASSES, words=words, progress=False)
+    assert {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad} == {"encoder"}
+    assert words.weight.requires_grad
+    batch = painted()
+    optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 1e-2)
+    first = method.loss(batch)["total"].item()
+    for _ in range(30):
+        loss = method.loss(batch)["total"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.7 * first
+    assert torch.equal(method.words.weight, before)
+    words.weight.data.zero_()
+    assert method.words.weight.any()
+
+
+def test_a_class_is_looked_up_by_the_vector_that_names_it(naming):
+    found = naming.looked_up(["blue ball", "table"])
+    vectors = sentence_features(["the blue ball", "the table"], progress=False)
+    said = torch.stack([vectors.embedding("the blue ball"), vectors.embedding("the table")])
+    torch.testing.assert_close(found, said @ naming.words.weight.detach().T)
+    assert not found.requires_grad
+    assert naming.looked_up([]).shape == (0, 12)
+    with pytest.raises(ValueError, match="there are the classes table, red cup, blue ball, not hand, red"):
+        naming.looked_up(["hand", "table", "red"])
+
+
+@pytest.mark.parametrize(("given", "dim"), [(384, 10), (300, 12)])
+def test_words_that_do_not_fit_the_encoder_are_refused(given, dim):
+    with pytest.raises(ValueError, match=f"384 numbers to the encoder's 12, got {given} to {dim}"):
+        Naming(FrameEncoder(4, dim=12), classes=CLASSES, words=nn.Linear(given, dim), progress=False)
 
 
 def test_one_class_is_nothing_to_tell_apart():

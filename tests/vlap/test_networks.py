@@ -1,4 +1,4 @@
-"""The compact backbone: its look-up of words in frames, and what may and may not change its answers."""
+"""The compact backbone: what it looks up in frames, and what may and may not change its answers."""
 
 import copy
 
@@ -6,25 +6,22 @@ import pytest
 import torch
 from torch import nn
 
+from tests.vlap.small_compact import (
+    ALWAYS,
+    CONFIG,
+    CUP,
+    DIM,
+    DUCK,
+    HAND,
+    OPTIONS,
+    PROMPTS,
+    THINGS,
+    make,
+    tokens_of,
+)
 from vkdlab.vlap.backbone import Prompt
-from vkdlab.vlap.layers import Attention, cell_features, cell_positions, find, place_features
-from vkdlab.vlap.networks import CompactBackbone, CompactConfig, FrameEncoder
-
-CUP = Prompt("What happens to the small red cup?", ("it spins", "it is covered with a cloth"))
-HAND = Prompt("How often does the hand come?", ("once", "twice", "not at all", "the first time only", "always"))
-DUCK = Prompt("Where is the duck at the end?", ("near left", "near right", "far left"))
-PROMPTS = [CUP, HAND, DUCK]
-CONFIG = CompactConfig(grid=(4, 3), hidden=16, pools=2, free=3, heads=2)
-POOLS, OPTIONS = CONFIG.pools, 5
-
-
-def make(config=CONFIG, dim=12):
-    """A backbone whose look-up finds something: its encoder's batch norms have statistics of noise."""
-    encoder = FrameEncoder(4, dim=dim)
-    encoder(torch.randint(0, 256, (8, 24, 32, 3), dtype=torch.uint8))
-    backbone = CompactBackbone(encoder, nn.Linear(384, dim, bias=False), config=config).eval()
-    nn.init.zeros_(backbone.qformer.threshold)
-    return backbone
+from vkdlab.vlap.mentions import Mentioned, Mentions
+from vkdlab.vlap.networks import CompactBackbone, CompactConfig, FrameEncoder, _with_changes
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +40,6 @@ def backbone(memory):
 
 def pictures(count, height=24, width=32):
     return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8)
-
-
-def tokens_of(backbone, videos, frames):
-    """Tokens of frames that differ, a full mask and places of videos of equally many frames."""
-    tokens = torch.randn(videos, frames, backbone.frame_tokens, backbone.frame_dim)
-    places = ((torch.arange(frames) + 0.5) / frames).expand(videos, -1)
-    return tokens, torch.ones(videos, frames, dtype=torch.bool), places
 
 
 def answer(backbone, tokens, prompts, mask, places):
@@ -82,9 +72,10 @@ def test_each_step_gives_the_sizes_that_the_backbone_states(backbone):
     mask, places = torch.ones(3, 2, dtype=torch.bool), torch.rand(3, 2)
     text = backbone.read(PROMPTS)
     visual = backbone.look(tokens, text, mask, places)
-    assert visual.shape == (3, 2, backbone.queries, backbone.visual_dim) == (3, 2, 2 + 5 + 3, 16)
+    assert visual.shape == (3, 2, backbone.queries, backbone.visual_dim) == (3, 2, THINGS + OPTIONS + ALWAYS, 16)
     assert backbone.score(visual, text, mask).shape == (3, 5)
-    assert backbone.question(text).shape == (3, backbone.question_dim) == (3, 384)
+    assert backbone.named == THINGS + ALWAYS
+    assert backbone.question(text).shape == (3, backbone.question_dim) == (3, 384 + backbone.named * DIM)
     assert {tokens.dtype, visual.dtype, backbone.question(text).dtype} == {torch.float32}
 
 
@@ -100,78 +91,10 @@ def test_frames_of_another_size_are_brought_to_the_grid(backbone):
     assert near.norm() < 0.3 * far.norm()  # the edge between the halves is a little blurred
     with pytest.raises(ValueError, match="no frame"):
         backbone.see(half[:0])
-    with pytest.raises(ValueError, match="4 x 3 cells, got 11 tokens"):
+    with pytest.raises(ValueError, match=r"4 x 3 cells of 12 numbers, got \(11, 12\)"):
         backbone.look(
             torch.zeros(1, 1, 11, 12), backbone.read([CUP]), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1)
         )
-
-
-def test_a_thing_in_one_cell_is_found_there():
-    positions = cell_positions(4, 3)
-    wanted, other = torch.eye(6)[0], torch.eye(6)[1]
-    cells = other.repeat(12, 1)
-    cells[2 * 4 + 1] = 3 * wanted  # row 2, column 1; its length does not matter
-    looked_for = torch.stack([wanted, torch.eye(6)[4]])[None]
-    found = find(
-        cells[None], looked_for, positions=positions, sharpness=torch.tensor(50.0), threshold=torch.tensor(0.5)
-    )
-    torch.testing.assert_close(found.position[0, 0], torch.tensor([-0.25, 2 / 3]))
-    torch.testing.assert_close(found.spread[0, 0], torch.tensor([0.01, 0.01]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.mass[0], torch.tensor([1.0, 0.0]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.best[0], torch.tensor([1.0, 0.0]))
-    assert found.shares[0, 0].argmax() == 9
-
-
-def test_a_thing_in_two_cells_is_found_between_them_and_spread():
-    cells = torch.eye(6)[1].repeat(12, 1)
-    cells[[0, 3]] = torch.eye(6)[0]  # both ends of the first row, 1.5 apart
-    wanted = torch.eye(6)[:1][None]
-    found = find(
-        cells[None], wanted, positions=cell_positions(4, 3), sharpness=torch.tensor(50.0), threshold=torch.tensor(0.5)
-    )
-    torch.testing.assert_close(found.position[0, 0], torch.tensor([0.0, -2 / 3]))
-    torch.testing.assert_close(found.spread[0, 0], torch.tensor([0.75, 0.01]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.shares[0, 0, [0, 3]], torch.tensor([0.5, 0.5]))
-
-
-def test_the_look_up_does_not_lose_digits_under_autocast():
-    cells, wanted = torch.randn(3, 12, 6), torch.randn(3, 2, 6)
-    sizes = {"positions": cell_positions(4, 3), "sharpness": torch.tensor(30.0), "threshold": torch.tensor(0.1)}
-    exact = find(cells, wanted, **sizes)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = find(cells, wanted, **sizes)
-    torch.testing.assert_close(found.position, exact.position)
-    torch.testing.assert_close(found.spread, exact.spread)
-
-
-def test_words_are_found_where_their_projection_is(backbone):
-    text = backbone.read([Prompt("the red cup", ("yes", "no"))])
-    tokens = torch.randn(2, 12, 12)
-    with torch.no_grad():
-        tokens[0, 6] = 5 * backbone.words(text.question)[0]
-        backbone.qformer.log_sharpness.fill_(5.0)
-        backbone.qformer.threshold.fill_(0.9)
-        found = backbone.find(tokens, text.question)
-    assert found.mass[0, 0] > 0.99
-    assert found.mass[1, 0] < 0.05
-    torch.testing.assert_close(found.position[0, 0], cell_positions(4, 3)[6], atol=1e-2, rtol=0)
-
-
-def test_cells_and_places_are_told_apart():
-    for features in (cell_features(cell_positions(16, 12)), place_features((torch.arange(64) + 0.5) / 64)):
-        apart = torch.cdist(features, features) + torch.eye(len(features))
-        assert apart.min() > 0.1
-
-
-def test_attention_is_that_of_torch():
-    attention, x, other = Attention(8, heads=2, given=6), torch.randn(2, 3, 8), torch.randn(2, 5, 6)
-    mask = torch.tensor([[True, True, False, True, False], [True, False, False, False, False]])
-    q, k, v = (
-        y.unflatten(2, (2, 4)).transpose(1, 2)
-        for y in (attention.query(x), *attention.key_value(other).split(8, dim=2))
-    )
-    mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
-    torch.testing.assert_close(attention(x, other, mask), attention.out(mixed.transpose(1, 2).flatten(2)))
 
 
 def test_a_question_gets_the_same_scores_alone_and_beside_others(backbone):
@@ -220,31 +143,80 @@ def test_reordered_options_get_reordered_logits(backbone):
     torch.testing.assert_close(reordered, scores[:, order], rtol=1e-4, atol=1e-5)
 
 
+def test_a_frames_tokens_are_of_the_questions_things_of_each_option_and_of_what_is_always_looked_up(backbone):
+    tokens, mask, places = tokens_of(backbone, 1, 1)
+
+    def changed(prompt, seen=tokens):
+        """Which query tokens are others than those of HAND."""
+        looks = [backbone.look(x, backbone.read([p]), mask, places)[0, 0] for x, p in ((tokens, HAND), (seen, prompt))]
+        return (looks[0] - looks[1]).abs().amax(1).gt(1e-4).nonzero().flatten().tolist()
+
+    assert changed(HAND) == []
+    assert changed(Prompt(CUP.question, HAND.options)) == [0, 1]
+    assert changed(Prompt(HAND.question, (*HAND.options[:3], "the red cup", HAND.options[4]))) == [THINGS + 3]
+    assert changed(Prompt(HAND.question, HAND.options[:4])) == [THINGS + 4]
+    assert changed(HAND, seen=torch.randn_like(tokens)) == list(range(backbone.queries))
+    other = copy.deepcopy(backbone)
+    other.always[1] = torch.randn(DIM)
+    looks = [each.look(tokens, each.read([HAND]), mask, places)[0, 0] for each in (backbone, other)]
+    assert (looks[0] - looks[1]).abs().amax(1).gt(1e-4).nonzero().flatten().tolist() == [THINGS + OPTIONS + 1]
+
+
 def test_tokens_of_options_that_do_not_exist_are_zero(backbone):
     tokens, mask, places = tokens_of(backbone, 3, 2)
-    visual = backbone.look(tokens, backbone.read(PROMPTS), mask, places)[:, :, POOLS : POOLS + OPTIONS]
+    visual = backbone.look(tokens, backbone.read(PROMPTS), mask, places)[:, :, THINGS : THINGS + OPTIONS]
     there = torch.arange(OPTIONS) < torch.tensor([[2], [5], [3]])
     assert torch.equal(visual.abs().sum(3).gt(0), there[:, None].expand(-1, 2, -1))
 
 
-def test_when_a_frame_is_shown_matters_and_where_it_stands_in_its_row_does_not(backbone):
+def test_the_question_for_a_prompter_is_its_sentence_and_vectors_as_long_as_they_are_spoken_of(backbone):
+    text = backbone.read(PROMPTS)
+    sentence, vectors = backbone.question(text).split([384, backbone.named * DIM], 1)
+    assert torch.equal(sentence, text.question)
+    vectors, found = vectors.unflatten(1, (-1, DIM)), backbone.mentions(text.words, text.word_mask)
+    torch.testing.assert_close(vectors[:, :THINGS].norm(dim=2), found.there)
+    assert (torch.cosine_similarity(vectors[:, :THINGS], found.vectors, dim=2) > 0.999).all()
+    torch.testing.assert_close(vectors[:, THINGS:], nn.functional.normalize(backbone.always, dim=1).expand(3, -1, -1))
+    assert (
+        backbone.question(backbone.read([Prompt(CUP.question, HAND.options)])) - backbone.question(text)[:1]
+    ).abs().max() < 1e-4
+
+
+def test_frames_are_read_in_their_order_and_with_their_places(backbone):
     tokens, mask, places = tokens_of(backbone, 1, 3)
     scores = answer(backbone, tokens, [DUCK], mask, places)
-    swapped = answer(backbone, tokens.flip(1), [DUCK], mask, places)
-    assert (swapped - scores).abs().max() > 1e-3
-    moved = answer(backbone, tokens.flip(1), [DUCK], mask, places.flip(1))
-    torch.testing.assert_close(moved, scores, rtol=1e-4, atol=1e-5)
+    for other in (
+        answer(backbone, tokens.flip(1), [DUCK], mask, places),
+        answer(backbone, tokens, [DUCK], mask, places / 2),
+        answer(backbone, tokens.flip(1), [DUCK], mask, places.flip(1)),
+    ):
+        assert (other - scores).abs().max() > 1e-3
 
 
-def test_looking_depends_on_the_question_its_options_and_the_frame(backbone):
-    tokens, mask, places = tokens_of(backbone, 1, 1)
-    visual = backbone.look(tokens, backbone.read([CUP]), mask, places)
-    for prompt in (Prompt(DUCK.question, CUP.options), Prompt(CUP.question, ("it shrinks", "it grows"))):
-        assert (backbone.look(tokens, backbone.read([prompt]), mask, places) - visual).abs().max() > 1e-3
-    assert (backbone.look(tokens.flip(2), backbone.read([CUP]), mask, places) - visual).abs().max() > 1e-3
+def test_an_answer_can_follow_from_changes_alone(backbone):
+    """What a frame shows is not read, but how it differs from those beside it."""
+    text, mask = backbone.read([DUCK]), torch.ones(1, 3, dtype=torch.bool)
+    for layer in (backbone.answerer.shared, backbone.answerer.own):
+        layer.weight.data[:, : layer.in_features // 3] = 0
+    still, other, moved = torch.randn(3, backbone.queries, 16)
+
+    def score(*frames):
+        return backbone.score(torch.stack(frames)[None], text, mask[:, : len(frames)])
+
+    torch.testing.assert_close(score(still, still, still), score(other, other, other))
+    torch.testing.assert_close(score(still, moved), score(still + other, moved + other), rtol=1e-4, atol=1e-5)
+    assert (score(still, moved) - score(moved, still)).abs().max() > 1e-3
+    assert (score(still, moved) - score(still, still)).abs().max() > 1e-3
 
 
-def test_gradients_reach_all_that_learns_and_the_frames_but_not_the_encoder(backbone):
+def test_changes_are_to_the_frame_before_and_to_the_next_that_is_there():
+    shown, mask = torch.tensor([[1.0], [4.0], [9.0], [0.0]]), torch.tensor([True, True, True, False])
+    assert _with_changes(shown, mask).tolist() == [[1, 0, 3], [4, 3, 5], [9, 5, 0], [0, 0, 0]]
+    assert _with_changes(shown[:1], mask[:1]).tolist() == [[1, 0, 0]]
+    assert _with_changes(shown[:0], mask[:0]).shape == (0, 3)
+
+
+def test_gradients_reach_all_that_learns_and_the_frames_but_nothing_that_is_frozen(backbone):
     tokens, mask, places = tokens_of(backbone, 3, 2)
     tokens.requires_grad_()
     backbone.train()
@@ -252,34 +224,43 @@ def test_gradients_reach_all_that_learns_and_the_frames_but_not_the_encoder(back
     scores = answer(backbone, tokens, PROMPTS, mask, places)
     nn.functional.cross_entropy(scores, torch.tensor([0, 4, 2])).backward()
     learned = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-    assert {name.split(".")[0] for name in learned} == {"words", "qformer", "answerer"}
+    assert {name.split(".")[0] for name in learned} == {"qformer", "answerer"}
     for name, parameter in learned.items():
         assert parameter.grad.isfinite().all(), name
         if not name.endswith("answerer.out.1.bias"):  # a shift of all logits is no change
             assert parameter.grad.abs().max() > 0, name
-    assert all(p.grad is None for p in backbone.encoder.parameters())
+    assert all(p.grad is None for part in (backbone.encoder, backbone.mentions) for p in part.parameters())
     assert tokens.grad.isfinite().all()
     assert tokens.grad.abs().amax((2, 3)).gt(0).all()
+    assert not backbone.question(backbone.read(PROMPTS)).requires_grad
 
 
-def test_it_learns_to_tell_where_things_are(backbone):
-    """Which of two words' cells is on the left; the answer follows from positions alone."""
-    prompts = [Prompt("Which is on the left?", ("the red cup", "the green ball"))] * 16
-    text = backbone.read(prompts)
-    with torch.no_grad():
-        red, green = backbone.words(text.options[0].sum(1) / text.option_word_mask[0].sum(1, keepdim=True))
+class Told(Mentions):
+    """Every thing of a text of w word pieces is the w-th of its vectors."""
+
+    def forward(self, words, mask):
+        wanted = torch.eye(self.dim)[mask.sum(1) % self.dim]
+        return Mentioned(wanted[:, None].expand(-1, self.things, -1), torch.ones(len(words), self.things))
+
+
+def test_it_learns_to_tell_where_things_are(memory):
+    """Which of two things is on the left; the answer follows from positions alone."""
+    backbone = make(Told(DIM))
+    backbone._texts = memory
+    text = backbone.read([Prompt("Which is on the left?", ("the red cup", "the very small green ball"))] * 16)
+    first, second = torch.eye(DIM)[text.option_word_mask[0].sum(1)]
+    assert (first != second).any()
     answers = torch.arange(16) % 2
-    tokens = 0.1 * torch.randn(16, 1, 3, 4, 12)
+    tokens = 0.1 * torch.randn(16, 1, 3, 4, DIM)
     for i, right in enumerate(answers.tolist()):
         row = i // 2 % 3
-        left, other = (red, green) if right == 0 else (green, red)
+        left, other = (first, second) if right == 0 else (second, first)
         tokens[i, 0, row, i // 2 % 2], tokens[i, 0, row, 2 + i // 8] = left, other
     tokens, mask, places = tokens.flatten(2, 3), torch.ones(16, 1, dtype=torch.bool), torch.full((16, 1), 0.5)
-    optimiser = torch.optim.Adam([p for p in backbone.parameters() if p.requires_grad], 1e-3)
+    optimiser = torch.optim.Adam([p for p in backbone.parameters() if p.requires_grad], 3e-3)
     for _ in range(40):
-        loss = nn.functional.cross_entropy(
-            backbone.score(backbone.look(tokens, text, mask, places), text, mask), answers
-        )
+        logits = backbone.score(backbone.look(tokens, text, mask, places), text, mask)
+        loss = nn.functional.cross_entropy(logits, answers)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -311,50 +292,47 @@ def test_its_state_is_all_that_makes_its_answers(backbone, memory):
     assert torch.equal(other.see(frames), backbone.see(frames))
     assert torch.equal(answer(other, tokens, [DUCK], mask, places), answer(backbone, tokens, [DUCK], mask, places))
     assert sum(p.numel() for p in backbone.parameters()) < 100_000  # MiniLM has 23 million
+    assert copy.deepcopy(backbone)._texts is memory
 
 
-def test_what_it_was_made_of_is_copied(memory):
-    encoder, words = FrameEncoder(4, dim=12), nn.Linear(384, 12, bias=False)
-    first, second = (CompactBackbone(encoder, words, config=CONFIG) for _ in range(2))
+def test_what_it_was_made_of_is_copied_and_frozen():
+    encoder, mentions, always = FrameEncoder(4, dim=DIM), Mentions(DIM), torch.randn(ALWAYS, DIM)
+    first, second = (CompactBackbone(encoder, mentions, always=always, config=CONFIG) for _ in range(2))
     with torch.no_grad():
-        first.words.weight.zero_()
-    assert words.weight.any()
-    assert second.words.weight.any()
+        for part in (first.always, first.mentions.out.weight, first.encoder.body[0].weight):
+            part.zero_()
+    for other in (
+        second.always,
+        second.mentions.out.weight,
+        second.encoder.body[0].weight,
+        always,
+        mentions.out.weight,
+    ):
+        assert other.any()
     assert encoder.training
-    assert all(p.requires_grad for p in encoder.parameters())
-    with pytest.raises(ValueError, match="384 numbers to the encoder's 12, got 384 to 10"):
-        CompactBackbone(encoder, nn.Linear(384, 10), config=CONFIG)
+    assert all(p.requires_grad for part in (encoder, mentions) for p in part.parameters())
+    assert not any(p.requires_grad for part in (first.encoder, first.mentions) for p in part.parameters())
 
 
-def test_texts_give_the_same_vectors_remembered_or_read_and_are_shared_by_copies(backbone):
-    prompt = Prompt("Which duck sleeps?", ("the toy duck", "no duck at all"))
-    by_hand = backbone.read([prompt])
-    fresh = make()
-    fresh.remember([prompt.question, *prompt.options], progress=False)
-    copied = copy.deepcopy(fresh)
-    remembered = copied.read([prompt])
-    assert fresh._texts._encoder is None  # nothing had to be encoded
-    for name in ("question", "words", "options"):
-        torch.testing.assert_close(getattr(remembered, name), getattr(by_hand, name), rtol=2e-3, atol=2e-3)
-    assert torch.equal(remembered.word_mask, by_hand.word_mask)
-    torch.testing.assert_close(by_hand.question.square().mean(1), torch.ones(1))
-    assert not by_hand.options[~by_hand.option_word_mask].any()
+def test_nothing_has_to_be_looked_up_always(memory):
+    encoder, mentions = FrameEncoder(4, dim=DIM), Mentions(DIM, things=1)
+    backbone = CompactBackbone(encoder, mentions, always=torch.zeros(0, DIM), config=CONFIG).eval()
+    backbone._texts = memory
+    assert (backbone.queries, backbone.named) == (1 + OPTIONS, 1)
+    tokens, mask, places = tokens_of(backbone, 2, 3)
+    assert answer(backbone, tokens, [CUP, DUCK], mask, places)[:, :2].isfinite().all()
+    assert backbone.question(backbone.read([CUP])).shape == (1, 384 + DIM)
 
 
-def test_texts_that_cannot_be_read_are_refused(backbone):
-    with pytest.raises(ValueError, match="no prompt"):
-        backbone.read([])
-    with pytest.raises(ValueError, match="'' has no word"):
-        backbone.read([Prompt("why?", ("yes", ""))])
-    long = " ".join(["cup"] * 64)
-    with pytest.raises(ValueError, match="at most 63 word pieces"):
-        backbone.read([Prompt(long, ("yes", "no"))])
-    with pytest.raises(ValueError, match="at most 63 word pieces"):
-        backbone.remember([long], progress=False)
-    backbone.read([Prompt(long[4:], ("yes", "no"))])
+def test_parts_that_do_not_fit_each_other_are_refused():
+    encoder, always = FrameEncoder(4, dim=DIM), torch.zeros(ALWAYS, DIM)
+    with pytest.raises(ValueError, match="gives 12 numbers a cell, mentions look up 10"):
+        CompactBackbone(encoder, Mentions(10), always=always, config=CONFIG)
+    with pytest.raises(ValueError, match=r"what is always looked up is of shape \(3, 11\)"):
+        CompactBackbone(encoder, Mentions(DIM), always=always[:, :11], config=CONFIG)
 
 
 def test_sizes_that_fit_nothing_are_refused():
-    for wrong in ({"grid": (4, 0)}, {"hidden": 0}, {"hidden": 10}, {"dropout": 1.0}, {"look_layers": 0}):
+    for wrong in ({"grid": (4, 0)}, {"hidden": 0}, {"hidden": 10}, {"dropout": 1.0}, {"score_layers": 0}, {"heads": 0}):
         with pytest.raises(ValueError, match=f"CompactConfig.{next(iter(wrong))}"):
             CompactConfig(**wrong)

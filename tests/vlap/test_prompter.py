@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from vkdlab.vlap.prompter import FramePrompter, ReleasedPrompter, choose, gumbel, segments, temperature_at
 
 
-def prompter(**changed) -> FramePrompter:
-    return FramePrompter(6, question_dim=5, **{"hidden": 8, "heads": 2} | changed).eval()
+def prompter(*, named=0, **changed) -> FramePrompter:
+    """Its questions are sentences of 5 numbers, then vectors of 6."""
+    return FramePrompter(6, question_dim=5 + 6 * named, named=named, **{"hidden": 8, "heads": 2} | changed).eval()
+
+
+def scores(network, frames, question):
+    return network(frames, question, select=1).scores
 
 
 def all_there(b: int, t: int) -> torch.Tensor:
@@ -99,27 +104,75 @@ def test_the_choice_follows_the_question_and_is_the_same_every_time():
     assert len({tuple(row) for row in first.indices.tolist()}) > 3
 
 
-def test_a_blind_prompter_chooses_the_same_for_all_questions():
-    chosen = prompter(question_aware=False)(torch.randn(1, 16, 4, 6).expand(9, -1, -1, -1), torch.randn(9, 5), select=4)
-    assert len({tuple(row) for row in chosen.indices.tolist()}) == 1
+@pytest.mark.parametrize("named", [0, 2])
+def test_a_blind_prompter_chooses_the_same_for_all_questions(named):
+    network, frames = prompter(named=named, question_aware=False), torch.randn(1, 16, 4, 6).expand(9, -1, -1, -1)
+    found = scores(network, frames, torch.randn(9, 5 + 6 * named))
+    torch.testing.assert_close(found, found[:1].expand(9, -1))
+    assert found[0].std() > 0, "it sees the frames"
 
 
-def test_frames_around_are_seen_and_those_far_away_are_not():
-    network, frames, question = prompter(reach=2), torch.randn(1, 12, 3, 6), torch.randn(1, 5)
+def test_noise_is_for_training_alone():
+    network, frames, question = prompter(), torch.randn(1, 32, 4, 6), torch.randn(1, 5)
+    assert len({tuple(network(frames, question, select=4).indices[0].tolist()) for _ in range(10)}) == 1
+    network.train()
+    assert len({tuple(network(frames, question, select=4).indices[0].tolist()) for _ in range(10)}) > 5
+
+
+def test_what_a_question_speaks_of_is_looked_up_in_each_frame():
+    network, sentence, wanted = prompter(named=2, reach=0), torch.randn(1, 5), torch.eye(6)[:2]
+    frames = torch.eye(6)[5].repeat(1, 8, 4, 1)
+    frames[0, 3, 1] = wanted[1]
+    seen = scores(network, frames, torch.cat([sentence, wanted.reshape(1, -1)], 1))[0]
+    assert (seen[3] - seen[0]).abs() > 1e-3
+    torch.testing.assert_close(seen[[1, 2, 4, 5, 6, 7]], seen[:1].expand(6))
+    network.seen.weight.data.unflatten(1, (4, -1))[:, 2:] = 0  # what it looks for besides
+    for vectors, found in ((wanted, True), (torch.eye(6)[2:4], False)):
+        other = scores(network, frames, torch.cat([sentence, vectors.reshape(1, -1)], 1))[0]
+        assert bool((other[3] - other[0]).abs() > 1e-3) == found
+
+
+def test_the_shorter_a_vector_the_less_it_is_looked_up():
+    network, frames, sentence = prompter(named=1), torch.randn(1, 6, 4, 6), torch.randn(1, 5)
+    along, across = torch.nn.functional.normalize(torch.randn(2, 6), dim=1)
+
+    def asked(vector):
+        return scores(network, frames, torch.cat([sentence, vector[None]], 1))
+
+    torch.testing.assert_close(asked(3 * along), asked(along))
+    assert (asked(0.5 * along) - asked(along)).abs().max() > 1e-3
+    whole = (asked(along) - asked(across)).abs().max()
+    assert whole > 1e-3
+    assert (asked(1e-3 * along) - asked(1e-3 * across)).abs().max() < 0.02 * whole
+
+
+def test_where_things_stand_is_seen_where_tokens_lie_in_a_grid():
+    frames, question = torch.randn(1, 6, 4, 6), torch.randn(1, 5)
+    with_grid, without = prompter(grid=(2, 2), heads=1), prompter(heads=1)
+    without.load_state_dict(with_grid.state_dict())
+    torch.testing.assert_close(scores(without, frames.flip(2), question), scores(without, frames, question))
+    moved = scores(with_grid, frames.flip(2), question) - scores(with_grid, frames, question)
+    assert moved.abs().max() > 1e-4
+    with pytest.raises(ValueError, match="expected frames of 2 x 2 tokens, got 5"):
+        with_grid(torch.randn(1, 6, 5, 6), question, select=1)
+
+
+@pytest.mark.parametrize(("reach", "expected"), [(0, [5]), (1, [3, 4, 5, 6, 7]), (2, [1, 2, 3, 4, 5, 6, 7, 8, 9])])
+def test_frames_around_and_those_around_them_are_seen_and_no_others(reach, expected):
+    network, frames, question = prompter(reach=reach), torch.randn(1, 12, 3, 6), torch.randn(1, 5)
     moved = frames.clone()
     moved[:, 5] = torch.randn(1, 3, 6)
-    changed = (
-        network(frames, question, select=1).scores - network(moved, question, select=1).scores
-    ).abs().flatten() > 1e-5
-    assert changed.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
+    changed = (scores(network, frames, question) - scores(network, moved, question)).abs().flatten() > 1e-5
+    assert changed.nonzero().flatten().tolist() == expected
 
 
-def test_every_part_of_a_prompter_learns_from_what_is_made_of_the_chosen_frames():
-    network, frames = prompter().train(), torch.randn(3, 8, 4, 6)
-    (network(frames, torch.randn(3, 5), select=2).take(frames) ** 2).sum().backward()
-    still = {name for name, part in network.named_parameters() if part.grad is None or not part.grad.any()}
-    # A constant added to all scores of a segment changes nothing; keys' bias and the blind question likewise.
-    assert still <= {"out.2.bias", "keys.bias", "anything"}
+@pytest.mark.parametrize("question_aware", [True, False])
+def test_every_part_of_a_prompter_learns_from_what_is_made_of_the_chosen_frames(question_aware):
+    network, frames = prompter(named=2, grid=(2, 2), question_aware=question_aware).train(), torch.randn(3, 8, 4, 6)
+    (network(frames, torch.randn(3, 17), select=2).take(frames) ** 2).sum().backward()
+    still = {name for name, part in network.named_parameters() if part.grad is None or part.grad.abs().max() < 1e-5}
+    # A constant added to all scores of a segment changes nothing.
+    assert still == {"out.0.bias", "out.1.bias"} | ({"anything"} if question_aware else set())
 
 
 def test_the_published_prompter_is_noisy_at_inference_and_ours_can_be_told_not_to_be():
@@ -161,7 +214,21 @@ def test_what_cannot_be_chosen_is_refused(given, message):
         prompter()(torch.randn(1, 4, 2, 6), torch.randn(1, 5), **given)
 
 
-@pytest.mark.parametrize("sizes", [{"hidden": 10, "heads": 4}, {"hidden": 0}, {"reach": -1}])
-def test_sizes_that_fit_nothing_are_refused(sizes):
-    with pytest.raises(ValueError, match="must be"):
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden": 0}, "must be at least 1"),
+        ({"heads": 0}, "must be at least 1"),
+        ({"reach": -1}, "named and reach at least 0, got 6, 5, 8, 2, 0 and -1"),
+        ({"grid": (4, 0)}, r"grid is \(columns, rows\), 1 or more each, got \(4, 0\)"),
+    ],
+)
+def test_sizes_that_fit_nothing_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
         prompter(**sizes)
+
+
+def test_a_question_has_to_have_a_sentence_beside_its_vectors():
+    assert FramePrompter(6, question_dim=13, named=2).asked.in_features == 1
+    with pytest.raises(ValueError, match="2 vectors of 6 numbers leave no sentence in 12"):
+        FramePrompter(6, question_dim=12, named=2)

@@ -1,24 +1,26 @@
 """A study trains encoders, teacher, answerer and prompters once, and every way to choose frames answers with them."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from tests.vlap.test_student_files import smoke_study
+from tests.vlap.test_student_files import same, smoke_study
 from vkdlab.training import TrainConfig
 from vkdlab.vlap.evaluate import CHANCE, answering, evaluate
 from vkdlab.vlap.prompter import ReleasedPrompter
-from vkdlab.vlap.recipes import RECIPES
+from vkdlab.vlap.recipes import RECIPES, recipe_from
 from vkdlab.vlap.selectors import ALL, rivals
-from vkdlab.vlap.study import BLIND, OURS, RELEASED, STUDENTS, UNDISTILLED, questions, train_study
+from vkdlab.vlap.study import train_study
+from vkdlab.vlap.workshop import BLIND, OURS, RELEASED, STUDENTS, UNDISTILLED, Workshop
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The smallest study with all of its students."""
     _, runs_dir = smoke_study(tmp_path_factory)
-    return train_study(profile="smoke", runs_dir=runs_dir, progress=False), runs_dir
+    return train_study(profile="smoke", runs_dir=runs_dir, workers=1, progress=False), runs_dir
 
 
 def test_students_differ_by_what_they_are_for(study):
@@ -40,8 +42,28 @@ def test_what_was_trained_is_loaded_and_not_trained_again(study, monkeypatch):
 
     monkeypatch.setattr("vkdlab.training._train", refuse)
     again = train_study(profile="smoke", students=[OURS], runs_dir=runs_dir, progress=False)
-    first, second = trained.students[OURS].state_dict(), again.students[OURS].state_dict()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert same(trained.students[OURS], again.students[OURS])
+
+
+def test_processes_of_their_own_train_the_same_networks(study, tmp_path):
+    trained = study[0]
+    found = train_study(profile="smoke", students=[], runs_dir=tmp_path, workers=2, progress=False)
+    assert same(found.teacher, trained.teacher)
+    assert same(found.answerer, trained.answerer)
+
+
+def test_what_is_frozen_is_the_same_for_every_seed_and_what_is_trained_on_it_is_not(study):
+    trained, runs_dir = study
+    shops = [
+        Workshop(RECIPES["smoke"], seed=seed, device="auto", runs_dir=str(runs_dir), progress=False) for seed in (0, 1)
+    ]
+    first, second = (shop.fresh() for shop in shops)
+    assert same(first.encoder, second.encoder)
+    assert same(first.mentions, second.mentions)
+    assert not same(first.answerer, second.answerer)
+    assert torch.equal(first.always, trained.close.looked_up(["hand", "cloth"]))
+    assert torch.equal(trained.close.words.weight, trained.glance.words.weight)
+    assert same(trained.teacher.mentions, trained.answerer.mentions)
 
 
 def test_everything_answers_after_training_and_the_teacher_is_another_network(study):
@@ -66,13 +88,22 @@ def test_all_ways_to_choose_frames_answer_the_same_questions(study):
 
 
 def test_training_is_asked_more_and_the_other_splits_as_the_world_asks():
-    recipe = RECIPES["smoke"]
-    train, val, test = questions(recipe, progress=False)
-    own = questions(dataclasses.replace(recipe, draws=0), progress=False)
+    def asked(**changed):
+        recipe = dataclasses.replace(RECIPES["smoke"], **changed)
+        return Workshop(recipe, seed=0, device="cpu", runs_dir=None, progress=False).questions
+
+    train, val, test = asked()
+    own = asked(draws=0)
     assert len(train.questions) > len(own[0].questions)
     assert (val.questions, test.questions) == (own[1].questions, own[2].questions)
-    fewer = questions(dataclasses.replace(recipe, videos=3), progress=False)
-    assert [len(part.videos) for part in fewer] == [3, 1, 1]
+    assert [len(part.videos) for part in asked(videos=3)] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("profile", RECIPES)
+def test_a_recipe_is_the_same_after_it_went_through_json(profile):
+    recipe = RECIPES[profile]
+    assert recipe_from(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+    assert recipe_from(dataclasses.asdict(recipe)) == recipe
 
 
 def test_what_does_not_exist_is_named():

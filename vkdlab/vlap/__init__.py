@@ -7,6 +7,7 @@ which answers. In training a teacher Q-Former reads all T frames, and the studen
 
 What answers is a `Backbone`: `CompactBackbone` is trained here, `TransformersBackbone` loads InstructBLIP or BLIP-2
 from a folder on this machine. `train_study` trains everything for the built-in world, `ask` answers about a video file.
+Notebook: `05_frame_selection`.
 """
 
 from vkdlab.vlap.answerer import Answer, AnswererTraining
@@ -17,15 +18,19 @@ from vkdlab.vlap.distill import VLAP, Config, Inspection, Student
 from vkdlab.vlap.evaluate import Results, answering, evaluate
 from vkdlab.vlap.frames import VideoFrames
 from vkdlab.vlap.lora import LoRA
+from vkdlab.vlap.measure import Measured, measure_study, time_study
+from vkdlab.vlap.mentions import Mentions, MentionTexts, MentionTraining
 from vkdlab.vlap.naming import Naming
 from vkdlab.vlap.networks import CompactBackbone, CompactConfig, FrameEncoder
 from vkdlab.vlap.prompter import FramePrompter, ReleasedPrompter, Selection
 from vkdlab.vlap.recipes import RECIPES, Recipe
 from vkdlab.vlap.selectors import rivals
+from vkdlab.vlap.sightings import SightedQuestions, sighted
 from vkdlab.vlap.store import FrameStore, frame_store
 from vkdlab.vlap.student_files import latest_student, load_student, save_student
-from vkdlab.vlap.study import STUDENTS, Study, train_study
+from vkdlab.vlap.study import Study, train_study
 from vkdlab.vlap.transformers_backbone import TransformersBackbone
+from vkdlab.vlap.workshop import STUDENTS
 
 __all__ = [
     "LETTERS",
@@ -44,6 +49,10 @@ __all__ = [
     "FrameStore",
     "Inspection",
     "LoRA",
+    "Measured",
+    "MentionTexts",
+    "MentionTraining",
+    "Mentions",
     "Naming",
     "Prompt",
     "QuestionBatch",
@@ -52,6 +61,7 @@ __all__ = [
     "ReleasedPrompter",
     "Results",
     "Selection",
+    "SightedQuestions",
     "Student",
     "Study",
     "Text",
@@ -63,7 +73,10 @@ __all__ = [
     "frame_store",
     "latest_student",
     "load_student",
+    "measure_study",
     "rivals",
     "save_student",
+    "sighted",
+    "time_study",
     "train_study",
 ]

@@ -3,12 +3,14 @@
     L = cross-entropy(score(look(frames of S random places, one in each of S equal parts)), right option)
 
 S is drawn anew for each batch, so that one answerer serves every number of frames, and all ways to choose them can be
-held against each other on it. With the one count T it becomes the teacher, who has learned from all frames alone.
+held against each other on it. With the one count T it becomes the teacher, who has learned from all frames alone; with
+the one count 0 it learns what question and options tell without any frame, which ought to be nothing. Frames that are
+chosen in another way, such as the oracle's, teach what that way could be worth to who knows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,7 @@ from vkdlab.metrics import Mean
 from vkdlab.vlap.backbone import Backbone, Text
 from vkdlab.vlap.batches import QuestionBatch
 from vkdlab.vlap.prompter import Selection, choose, gumbel
-from vkdlab.vlap.selectors import uniform
+from vkdlab.vlap.selectors import nothing, uniform
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +45,28 @@ class AnswererTraining(nn.Module):
 
     Args:
         backbone: what learns; used, not copied.
-        counts: numbers S of frames, of which each batch gets one.
+        counts: numbers S of frames, of which each batch gets one; 0 is none.
+        way: chooses S frames of a batch, to learn from and to be evaluated on; None for random places, and for the
+            middles of equal parts where it is evaluated.
 
     Attributes:
         student: the backbone.
 
     Raises:
-        ValueError: no count, one below 1, or one twice.
+        ValueError: no count, one below 0, or one twice.
     """
 
-    def __init__(self, backbone: Backbone, *, counts: Sequence[int] = (1, 2, 4, 8, 32)):
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        counts: Sequence[int] = (1, 2, 4, 8, 32),
+        way: Callable[..., Selection] | None = None,
+    ):
         super().__init__()
-        if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
-            raise ValueError(f"counts are different numbers of frames, each at least 1, got {tuple(counts)}")
-        self.student, self.counts = backbone, tuple(counts)
+        if not counts or min(counts) < 0 or len(set(counts)) < len(counts):
+            raise ValueError(f"counts are different numbers of frames, each at least 0, got {tuple(counts)}")
+        self.student, self.counts, self.way = backbone, tuple(counts), way
 
     def forward(self, batch: QuestionBatch, *, selection: Selection) -> Answer:
         """Answers from frames that were chosen before."""
@@ -66,8 +76,10 @@ class AnswererTraining(nn.Module):
     def loss(self, batch: QuestionBatch) -> dict[str, Float[Tensor, ""]]:
         """The cross-entropy, from a number of frames and frames drawn from torch's random numbers, as "total"."""
         select = self.counts[int(torch.randint(len(self.counts), ()))]
-        flat = batch.places.new_zeros(batch.mask.shape)
-        selection = choose(flat, mask=batch.mask, select=select, noise=gumbel)
+        selection = self._chosen(batch, select)
+        if selection is None:
+            flat = batch.places.new_zeros(batch.mask.shape)
+            selection = choose(flat, mask=batch.mask, select=select, noise=gumbel)
         return {"total": functional.cross_entropy(self(batch, selection=selection).logits.float(), batch.answers)}
 
     @torch.no_grad()
@@ -75,11 +87,18 @@ class AnswererTraining(nn.Module):
         """Accuracy from frames in the middle of equal parts: over all counts, and of each where there are several."""
         found: dict[str, Mean] = {}
         for select in self.counts:
-            means = accuracies(self(batch, selection=uniform(batch.mask, select=select)).logits, batch)
+            selection = self._chosen(batch, select) or uniform(batch.mask, select=select)
+            means = accuracies(self(batch, selection=selection).logits, batch)
             if len(self.counts) > 1:
                 found[f"accuracy of {select} frames"] = means["accuracy"]
             found |= {name: found.get(name, Mean()) + mean for name, mean in means.items()}
         return found
+
+    def _chosen(self, batch: QuestionBatch, select: int) -> Selection | None:
+        """Frames that do not depend on chance, if there are such."""
+        if not select:
+            return nothing(batch.mask)
+        return self.way(batch, select=select) if self.way else None
 
 
 def look(backbone: Backbone, batch: QuestionBatch, selection: Selection, text: Text) -> Float[Tensor, "b s q e"]:
@@ -109,5 +128,7 @@ def accuracies(logits: Float[Tensor, "b o"], batch: QuestionBatch) -> dict[str, 
 def _at(selection: Selection, values: Tensor) -> Tensor:
     """What belongs to the chosen frames, without a gradient for the choice."""
     rows = torch.arange(len(values), device=values.device)[:, None]
+    if selection.mask.all():
+        return values[rows, selection.indices]
     there = selection.mask.reshape(*selection.mask.shape, *[1] * (values.ndim - 2))
     return torch.where(there, values[rows, selection.indices], 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from vkdlab.data.datasets import Dataset, Question, first_of
@@ -38,7 +38,8 @@ class QuestionBatch:
     answers: Int64[Tensor, " b"]
     """Index of the right option, from 0."""
     tokens: Float[Tensor, "b t n d"]
-    """What the answerer's visual encoder gives for each frame that was looked at."""
+    """What the answerer's visual encoder gives for each frame that was looked at, or what is kept of it
+    (`vkdlab.vlap.sightings`)."""
     glances: Float[Tensor, "b t n2 d2"]
     """What the prompter's encoder gives for the frames' thumbnails."""
     mask: Bool[Tensor, "b t"]
@@ -114,15 +115,16 @@ class QuestionDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.questions)
 
+    def prompt(self, index: int) -> Prompt:
+        """A question and its options, as they are."""
+        return self._prompts[index]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, prompt = self.questions[index], self._prompts[index]
-        tokens, glances = self.store.tokens(row.video), self.store.glances(row.video)
-        if self.mirrored and torch.rand(()) < 0.5:
-            prompt = mirrored_prompt(prompt)
-            tokens, glances = (
-                mirrored_cells(cells, columns=columns)
-                for cells, columns in zip((tokens, glances), self.columns, strict=True)
-            )
+        mirrored = self.mirrored and bool(torch.rand(()) < 0.5)
+        tokens, glances = self._tokens(index, mirrored=mirrored), self.store.glances(row.video)
+        if mirrored:
+            prompt, glances = mirrored_prompt(prompt), mirrored_cells(glances, columns=self.columns[1])
         return {
             "id": row.id,
             "kind": row.kind,
@@ -151,6 +153,11 @@ class QuestionDataset(torch.utils.data.Dataset):
             places=_padded([item["places"] for item in items]),
             evidence=torch.stack([item["evidence"] for item in items]),
         )
+
+    def _tokens(self, index: int, *, mirrored: bool) -> Tensor:
+        """Of all frames of a question's video."""
+        tokens = self.store.tokens(self.questions[index].video)
+        return mirrored_cells(tokens, columns=self.columns[0]) if mirrored else tokens
 
     def _evidence(self, row: Question) -> Float[Tensor, " 2"]:
         if row.evidence_s is None:
@@ -181,9 +188,9 @@ def mirrored_prompt(prompt: Prompt) -> Prompt:
     return Prompt(_other_side(prompt.question), tuple(map(_other_side, prompt.options)))
 
 
-def _padded(rows: Sequence[Shaped[Tensor, ...]]) -> Float32[Tensor, "b t ..."]:
-    """Rows of any lengths and of either precision, with zeros behind them; a megabyte a row, so written only once."""
-    found = torch.empty(len(rows), max(map(len, rows)), *rows[0].shape[1:])
+def _padded(rows: Sequence[Shaped[Tensor, ...]]) -> Float[Tensor, "b t ..."]:
+    """Rows of any lengths, with zeros behind them; a megabyte a row, so written only once and in its own precision."""
+    found = rows[0].new_empty(len(rows), max(map(len, rows)), *rows[0].shape[1:])
     for place, row in zip(found, rows, strict=True):
         place[: len(row)] = row
         place[len(row) :] = 0

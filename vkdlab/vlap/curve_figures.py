@@ -170,7 +170,8 @@ def accuracy_against_latency(
     )
     drawn = [x for trace in figure.data for x in trace.x]
     edges = [math.log10(0.8 * min(drawn)), math.log10(1.25 * max(drawn))]
-    ticks = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
+    digits = (1, 2, 5) if edges[1] - edges[0] > 1 else range(1, 10)
+    ticks = [digit * 10.0**power for power in range(-3, 6) for digit in digits]
     figure.update_xaxes(type="log", range=edges, tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     return figure.update_layout(showlegend=True)
 

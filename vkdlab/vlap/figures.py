@@ -120,8 +120,8 @@ def accuracy_by_kind(runs: Sequence[Results], *, ways: Sequence[str] | None = No
     if {PROMPTER, UNIFORM} <= {*shown}:
         gains = [a.mean - b.mean for a, b in zip(of_all[PROMPTER], of_all[UNIFORM], strict=True)]
         title = f"The prompter against uniform frames: {signed(gains[-1])} points"
-        if groups:
-            best, worst = (pick(range(len(groups)), key=gains.__getitem__) for pick in (max, min))
+        best, worst = (pick(range(len(groups) or 1), key=gains.__getitem__) for pick in (max, min))
+        if gains[best] > gains[worst]:
             most, least = ([*groups][place] or "no kind" for place in (best, worst))
             title += f", from {signed(gains[worst])} in “{least}” to {signed(gains[best])} in “{most}”"
     note = "bars: 95 % intervals over runs" if len(runs) > 1 else ""
@@ -236,7 +236,8 @@ def entropy_and_segments(inspections: Sequence[Inspection], *, subtitle: str = "
     title += f"frame {place % longest + 1} of {longest} in segment {place // longest + 1} ({shares.max():.0f} %)"
     plots.styled(figure, title=title, subtitle=joined(subtitle, f"{len(indices)} questions"), height=400)
     figure.update_xaxes(title_text="entropy of a choice (nats)", range=[0, 1.04 * even], row=1, col=1)
-    figure.update_yaxes(title_text="choices (%)", row=1, col=1)
+    top = 120 * counts.max() / counts.sum()  # room for the words above the bars
+    figure.update_yaxes(title_text="choices (%)", range=[0, top], row=1, col=1)
     figure.update_xaxes(
         title_text="segment, its frames in time", showgrid=False, row=1, col=2, ticks="",
         tickvals=[segment * gap + (longest - 1) / 2 for segment in range(select)],

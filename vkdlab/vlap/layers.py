@@ -15,77 +15,48 @@ from torch.nn import functional
 
 PLACE_FEATURES = 15
 """Numbers that `place_features` gives."""
-CELL_FEATURES = 18
-"""Numbers that `cell_features` gives."""
-
-
-class Attention(nn.Module):
-    """Multi-head attention."""
-
-    def __init__(self, dim: int, *, heads: int, given: int | None = None):
-        """
-        Args:
-            dim: size d of what looks; a multiple of `heads`.
-            heads: how many.
-            given: size e of what is looked at; by default `dim`.
-        """
-        super().__init__()
-        self.heads = heads
-        self.query, self.key_value, self.out = (
-            nn.Linear(dim, dim),
-            nn.Linear(given or dim, 2 * dim),
-            nn.Linear(dim, dim),
-        )
-
-    def forward(
-        self, x: Float[Tensor, "b n d"], other: Float[Tensor, "b m e"], mask: Bool[Tensor, "b m"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """Where `mask` is False nothing is looked at; each row has something that is."""
-        q, k, v = (
-            y.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (b, heads, n or m, d / heads)
-            for y in (self.query(x), *self.key_value(other).chunk(2, dim=2))
-        )
-        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
-        return self.out((scores.softmax(3).to(v.dtype) @ v).transpose(1, 2).flatten(2))
+SIGHT_FEATURES = 6
+"""Numbers that `Sighting.features` gives of a thing."""
+SHARPNESS = 16.0
+"""Factor of the cosine of a cell and what is looked for before the softmax, in naming and in looking up."""
+THRESHOLD = 0.7
+"""Cosine below which a thing is rather nowhere than in a cell. On 100 frames of the built-in world an encoder that had
+named 12,800 frames gave the best cell 0.69 to 0.95 where a thing was in sight, and 0.11 to 0.65 where it was not (5 %
+and 95 % quantiles)."""
 
 
 class Layer(nn.Module):
-    """A transformer layer: tokens look at each other, then at a memory if there is one; normalised before each."""
+    """A transformer layer: tokens look at each other; normalised before each step."""
 
-    def __init__(self, dim: int, *, heads: int, dropout: float, memory: int | None = None):
+    def __init__(self, dim: int, *, heads: int, dropout: float):
         """
         Args:
-            dim: size d of the tokens.
+            dim: size d of the tokens; a multiple of `heads`.
             heads: attention heads.
             dropout: share dropped of what each step adds.
-            memory: size e of the memory's tokens; None for a layer without.
         """
         super().__init__()
-        self.self_norm, self.self_attention = nn.LayerNorm(dim), Attention(dim, heads=heads)
-        if memory is not None:
-            self.cross_norm, self.cross_attention = nn.LayerNorm(dim), Attention(dim, heads=heads, given=memory)
-        self.forward_norm = nn.LayerNorm(dim)
+        self.heads = heads
+        self.attention_norm, self.forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query_key_value, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.feed_forward = nn.Sequential(
             nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "b n"],
-        memory: Float[Tensor, "b2 m e"] | None = None,
-        memory_mask: Bool[Tensor, "b2 m"] | None = None,
-    ) -> Float[Tensor, "b n d"]:
-        """A memory may serve several rows that follow one another: b is then a multiple of b2."""
-        y = self.self_norm(x)
-        x = x + self.dropout(self.self_attention(y, y, mask))
-        if memory is not None:
-            y = self.cross_norm(x).reshape(len(memory), -1, x.shape[2])
-            x = x + self.dropout(self.cross_attention(y, memory, memory_mask).reshape(x.shape))
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """Where `mask` is False nothing is looked at; each row has something that is."""
+        x = x + self.dropout(self._looked(self.attention_norm(x), mask))
         return x + self.dropout(self.feed_forward(self.forward_norm(x)))
+
+    def _looked(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        q, k, v = (
+            y.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (b, heads, n, d / heads)
+            for y in self.query_key_value(x).chunk(3, dim=2)
+        )
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        weights = scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(3)
+        return self.out((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2))
 
 
 @dataclass(frozen=True)
@@ -103,14 +74,20 @@ class Sighting:
     best: Float[Tensor, "k m"]
     """Cosine of the most similar cell, -1..1."""
 
+    @property
+    def features(self) -> Float[Tensor, "k m 6"]:
+        """Where each thing is and how far it spreads, both 0 where it is not in sight, its mass and its best cosine."""
+        mass = self.mass[..., None]
+        return torch.cat([self.position * mass, self.spread * mass, mass, self.best[..., None]], 2)
+
 
 def find(
     cells: Float[Tensor, "k n d"],
     wanted: Float[Tensor, "k m d"],
     *,
     positions: Float[Tensor, "n 2"],
-    sharpness: Float[Tensor, ""],
-    threshold: Float[Tensor, ""],
+    sharpness: float = SHARPNESS,
+    threshold: float = THRESHOLD,
 ) -> Sighting:
     """Looks things up in frames: softmax(sharpness [cos(wanted, cells); threshold]), the last of them a null cell.
 
@@ -122,9 +99,9 @@ def find(
         threshold: cosine of the null cell, which takes what is in no cell.
     """
     with torch.autocast(cells.device.type, enabled=False):  # a difference of squares needs all digits
-        cells, wanted = functional.normalize(cells.float(), dim=2), functional.normalize(wanted.float(), dim=2)
-        cosines = wanted @ cells.transpose(1, 2)
-        null = threshold.expand(*cosines.shape[:2], 1)
+        cells, wanted = cells.float(), functional.normalize(wanted.float(), dim=2)
+        cosines = wanted @ cells.transpose(1, 2) / cells.norm(dim=2).clamp_min(1e-12)[:, None]
+        null = cosines.new_full((*cosines.shape[:2], 1), threshold)
         shares = (sharpness * torch.cat([cosines, null], 2)).softmax(2)[..., :-1]
         mass = shares.sum(2)
         of_found = shares / mass.clamp_min(1e-6)[..., None]
@@ -140,16 +117,7 @@ def cell_positions(columns: int, rows: int) -> Float[Tensor, "n 2"]:
     return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], 1)
 
 
-def cell_features(positions: Float[Tensor, "n 2"]) -> Float[Tensor, "n 18"]:
-    """Positions, and their sines and cosines of half a period to four over the grid."""
-    return torch.cat([positions, _waves(positions, torch.arange(-1, 3)).flatten(1)], 1)
-
-
-def place_features(places: Float[Tensor, " k"]) -> Float[Tensor, "k 15"]:
+def place_features(places: Float[Tensor, "*k"]) -> Float[Tensor, "*k 15"]:
     """Shares of a video, and their sines and cosines of a quarter of a period to 16 over it."""
-    return torch.cat([places[:, None], _waves(places[:, None], torch.arange(-1, 6)).flatten(1)], 1)
-
-
-def _waves(values: Float[Tensor, "n c"], octaves: Tensor) -> Float[Tensor, "n c w"]:
-    angles = values[..., None] * (torch.pi * 2.0 ** octaves.to(values.device))
-    return torch.cat([angles.sin(), angles.cos()], -1)
+    angles = places[..., None] * (torch.pi * 2.0 ** torch.arange(-1, 6, device=places.device))
+    return torch.cat([places[..., None], angles.sin(), angles.cos()], -1)

@@ -9,10 +9,11 @@ up in a frame. Both are learned together, from labels of pixels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -23,7 +24,8 @@ from vkdlab.data.encoders import SENTENCE_DIM
 from vkdlab.data.sentences import sentence_features
 from vkdlab.data.tabletop.language import NOUNS
 from vkdlab.metrics import Mean
-from vkdlab.vlap.networks import SHARPNESS, STRIDE, FrameEncoder
+from vkdlab.vlap.layers import SHARPNESS
+from vkdlab.vlap.networks import STRIDE, FrameEncoder
 
 PHRASES = (
     "the {}",
@@ -49,19 +51,30 @@ class Naming(nn.Module):
     Args:
         encoder: the frame encoder; used, not copied.
         classes: names of the classes, as `DenseDataset.classes`; the first lies behind all things ("table").
+        words: the projection that another naming has learned: kept as it is, so that one vector is looked up in the
+            cells of both encoders. None: a new one is learned.
         progress: shows a progress bar while phrases are encoded for the first time.
 
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, or words that do not fit the encoder.
         ImportError: MiniLM is not installed; the message says how to get it.
     """
 
-    def __init__(self, encoder: FrameEncoder, *, classes: Sequence[str], progress: bool = True):
+    def __init__(
+        self, encoder: FrameEncoder, *, classes: Sequence[str], words: nn.Linear | None = None, progress: bool = True
+    ):
         super().__init__()
         if len(classes) < 2:
             raise ValueError(f"naming needs at least two classes to tell apart, got {list(classes)}")
         self.encoder, self.classes = encoder, tuple(classes)
+        if words is not None and (words.in_features, words.out_features) != (SENTENCE_DIM, encoder.dim):
+            raise ValueError(
+                f"words has to project {SENTENCE_DIM} numbers to the encoder's {encoder.dim}, "
+                f"got {words.in_features} to {words.out_features}"
+            )
         self.words = nn.Linear(SENTENCE_DIM, encoder.dim, bias=False)
+        if words is not None:
+            self.words = copy.deepcopy(words).requires_grad_(False)
         said = [phrases(name) for name in classes]
         vectors = sentence_features([phrase for each in said for phrase in each], progress=progress)
         found = [torch.stack([vectors.embedding(phrase) for phrase in each]) for each in said]
@@ -96,6 +109,17 @@ class Naming(nn.Module):
         logits, truth = self._answered(batch, torch.zeros_like(self.counts))
         right, table = logits.argmax(2) == truth, truth == 0
         return {"named": Mean.of(right[~table & (truth != VOID)]), "table": Mean.of(right[table])}
+
+    @torch.no_grad()
+    def looked_up(self, names: Sequence[str]) -> Float[Tensor, "c d"]:
+        """Vectors by which classes are found in cells.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        if unknown := [name for name in names if name not in self.classes]:
+            raise ValueError(f"there are the classes {', '.join(self.classes)}, not {', '.join(unknown)}")
+        return self.words(self.phrases[[self.classes.index(name) for name in names], 0])
 
     def _answered(self, batch: DenseBatch, chosen: Int[Tensor, " k"]) -> tuple[Tensor, Tensor]:
         if batch.labels is None:

@@ -2,13 +2,14 @@
 
     see    frames -> cells of 8 x 8 pixels; a convolutional encoder that was taught by `Naming` to name them
     read   MiniLM's frozen vectors of the words of questions and options
-    look   a query token a question pool and an option: it looks itself up in the cells by the similarity that naming
-           taught, and knows how much of it is there, where, and what stands there; a few query tokens are free to look
-           for anything; then a transformer within the frame
-    score  a transformer over all frames' tokens and the question's words; each option reads it, and its own tokens
+    look   the things that the question and each option speak of, found by `Mentions`, are looked up in the cells of a
+           frame: how much of each is there, where and how large it is; and what is always looked for, such as hands
+    score  each option reads the frames in their order: what it and the question speak of, and how that changes from
+           one frame to the next, in the light of both texts; then a transformer over the frames
 
-A frame's query tokens are in this order: pools, five options (zero where a question has fewer), free ones. Options are
-treated all alike and know nothing of their letter, so that to reorder them reorders their logits and no more.
+What is looked up is frozen with the encoder. A frame's query tokens are in this order: things of the question, five
+options (zero where a question has fewer), what is always looked for. Options are treated all alike and know nothing of
+their letter, so that to reorder them reorders their logits and no more.
 """
 
 from __future__ import annotations
@@ -19,32 +20,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vkdlab.data.encoders import SENTENCE_DIM
 from vkdlab.vlap.backbone import LETTERS, Backbone, Prompt
-from vkdlab.vlap.layers import (
-    CELL_FEATURES,
-    PLACE_FEATURES,
-    Layer,
-    Sighting,
-    cell_features,
-    cell_positions,
-    find,
-    place_features,
-)
+from vkdlab.vlap.layers import PLACE_FEATURES, SIGHT_FEATURES, Layer, cell_positions, find, place_features
+from vkdlab.vlap.mentions import Mentions
 from vkdlab.vlap.texts import CompactText, TextMemory
 
 STRIDE = 8
 """Width and height of a cell, pixels."""
-SHARPNESS = 16.0
-"""Factor of the cosine of a cell and a phrase before the softmax, in naming and, to begin with, in looking up."""
-THRESHOLD = 0.7
-"""Cosine below which words are rather nowhere than in a cell, to begin with. On 100 frames of the built-in world an
-encoder that had named 12,800 frames gave the best cell 0.69 to 0.95 where a thing was in sight, and 0.11 to 0.65 where
-it was not (5 % and 95 % quantiles)."""
+SIGHTING = SIGHT_FEATURES + 1
+"""Numbers that are known of a thing in a frame: how it is seen there, and how much the text speaks of it."""
 
 
 class FrameEncoder(nn.Module):
@@ -99,25 +88,19 @@ class CompactConfig:
 
     grid: tuple[int, int] = (16, 12)
     """Columns and rows of cells of a frame; a cell has 8 x 8 pixels."""
-    hidden: int = 128
+    hidden: int = 96
     """Size of query tokens; a multiple of `heads`."""
-    pools: int = 4
-    """Query tokens that look up what the question speaks of."""
-    free: int = 4
-    """Query tokens that are free to look for anything."""
-    look_layers: int = 1
-    """Transformer layers within a frame."""
     score_layers: int = 2
-    """Transformer layers over all frames, and as many by which options read them."""
+    """Transformer layers over the frames."""
     heads: int = 4
     """Attention heads."""
-    dropout: float = 0.15
-    """Share dropped of what each layer adds while training, 0 to below 1."""
+    dropout: float = 0.1
+    """Share dropped of texts, and of what each layer adds, while training; 0 to below 1."""
 
     def __post_init__(self):
         if len(self.grid) != 2 or min(self.grid) < 1:
             raise ValueError(f"CompactConfig.grid is (columns, rows), 1 or more each, got {self.grid}")
-        for field in ("hidden", "pools", "free", "look_layers", "score_layers", "heads"):
+        for field in ("hidden", "score_layers", "heads"):
             if getattr(self, field) < 1:
                 raise ValueError(f"CompactConfig.{field} must be at least 1, got {getattr(self, field)}")
         if self.hidden % self.heads:
@@ -127,126 +110,83 @@ class CompactConfig:
 
 
 class QFormer(nn.Module):
-    """Query tokens of one frame and the question.
+    """Query tokens of one frame: what is seen there of the things that a prompt speaks of.
 
     Args:
-        dim: size d of the cells' tokens.
+        things: things k that a text speaks of.
+        always: how many more are looked up whatever is asked.
         config: sizes.
     """
 
-    def __init__(self, dim: int, *, config: CompactConfig):
+    def __init__(self, *, things: int, always: int, config: CompactConfig):
         super().__init__()
-        hidden = config.hidden
-        self.log_sharpness = nn.Parameter(torch.tensor(math.log(SHARPNESS)))
-        self.threshold = nn.Parameter(torch.tensor(THRESHOLD))
-        self.pools = nn.Parameter(0.02 * torch.randn(config.pools, SENTENCE_DIM))
-        self.option_pool = nn.Parameter(torch.zeros(1, SENTENCE_DIM))
-        self.text = nn.Linear(SENTENCE_DIM, hidden)
-        self.roles = nn.Parameter(0.02 * torch.randn(config.pools + 1, hidden))
-        self.norm, self.values = nn.LayerNorm(dim), nn.Linear(dim, hidden)
-        self.geometry = nn.Linear(CELL_FEATURES + 4, hidden)
-        self.free = nn.Parameter(0.02 * torch.randn(config.free, hidden))
-        self.asked = nn.Linear(SENTENCE_DIM, config.free * hidden)
-        self.cell_places = nn.Linear(CELL_FEATURES, dim)
-        self.layers = nn.ModuleList(
-            Layer(hidden, heads=config.heads, dropout=config.dropout, memory=dim) for _ in range(config.look_layers)
-        )
-        self.project = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden))
-        self.place = nn.Linear(PLACE_FEATURES, hidden)
-        positions = cell_positions(*config.grid)
-        self.register_buffer("positions", positions, persistent=False)
-        self.register_buffer("cell_features", cell_features(positions), persistent=False)
+        self.things = things
+        self.question = nn.ModuleList(nn.Linear(SIGHTING, config.hidden) for _ in range(things))
+        self.option = nn.Linear(things * SIGHTING, config.hidden)
+        self.always = nn.ModuleList(nn.Linear(SIGHTING, config.hidden) for _ in range(always))
+        self.place = nn.Linear(PLACE_FEATURES, config.hidden)
 
-    def named(self, text: CompactText) -> Float[Tensor, "b m 384"]:
-        """What is looked up: the question's words pooled in several ways, then each option's; zero without option."""
-        options = _pooled(text.options, text.option_word_mask, self.option_pool)[:, :, 0]
-        options = functional.pad(options, (0, 0, 0, len(LETTERS) - options.shape[1]))
-        return torch.cat([_pooled(text.words, text.word_mask, self.pools), options], 1)
-
-    def forward(
-        self,
-        cells: Float[Tensor, "k n d"],
-        places: Float[Tensor, " k"],
-        asked: Int[Tensor, " k"],
-        text: CompactText,
-        words: nn.Linear,
-    ) -> Float[Tensor, "k q e"]:
-        """Query tokens of k frames of any videos.
+    def forward(self, seen: Float[Tensor, "*b m 7"], places: Float[Tensor, "*b"]) -> Float[Tensor, "*b q e"]:
+        """Query tokens of frames.
 
         Args:
-            cells: tokens of the frames.
+            seen: what `CompactBackbone.sight` gives for a frame: the question's k things, those of five options, and
+                what always is looked up.
             places: where in its video each frame is, 0..1.
-            asked: the prompt of each frame.
-            text: b prompts.
-            words: from MiniLM's vectors to the cells'.
         """
-        named = self.named(text)
-        found = self.find(cells, words(named)[asked])
-        exists = functional.pad(text.option_mask, (0, len(LETTERS) - text.option_mask.shape[1]))
-        exists = functional.pad(exists, (len(self.pools), len(self.free)), value=True)[asked]  # (k, q)
-
-        cells = self.norm(cells)
-        geometry = [found.shares @ self.cell_features, found.spread * found.mass[..., None]]
-        geometry += [found.mass[..., None], found.best[..., None]]
-        roles = torch.cat([self.roles[:-1], self.roles[-1:].expand(len(LETTERS), -1)])
-        seen = found.shares.to(cells.dtype) @ self.values(cells) + self.geometry(torch.cat(geometry, 2))
-        free = self.free + self.asked(text.question).unflatten(1, (len(self.free), -1))
-        x = torch.cat([seen + (self.text(named) + roles)[asked], free[asked]], 1)
-        memory = cells + self.cell_places(self.cell_features)
-        for layer in self.layers:
-            x = layer(x, exists, memory)
-        x = self.project(x) + self.place(place_features(places))[:, None]
-        return x.float() * exists[..., None]
-
-    def find(self, cells: Float[Tensor, "k n d"], wanted: Float[Tensor, "k m d"]) -> Sighting:
-        """Looks up words, projected to the cells' vectors, in frames."""
-        return find(
-            cells, wanted, positions=self.positions, sharpness=self.log_sharpness.exp(), threshold=self.threshold
-        )
+        seen, last = _GAIN * seen, self.things * (1 + len(LETTERS))
+        of_options = seen[..., self.things : last, :].unflatten(-2, (len(LETTERS), self.things)).flatten(-2)
+        tokens = [layer(seen[..., i, :]) for i, layer in enumerate(self.question)]
+        tokens += self.option(of_options).unbind(-2)
+        tokens += [layer(seen[..., last + i, :]) for i, layer in enumerate(self.always)]
+        return (torch.stack(tokens, -2) + self.place(place_features(places))[..., None, :]).float()
 
 
 class Answerer(nn.Module):
-    """Logits of options, from the query tokens of all frames and the words of the prompt.
+    """Logits of options, from the query tokens of all frames and the prompt.
 
     Args:
+        things: query tokens k of a frame that belong to the question.
+        always: those that belong to no text.
         config: sizes.
     """
 
-    def __init__(self, *, config: CompactConfig):
+    def __init__(self, *, things: int, always: int, config: CompactConfig):
         super().__init__()
-        hidden, self.pools = config.hidden, config.pools
-        self.text = nn.Linear(SENTENCE_DIM, hidden)
-        self.kinds = nn.Parameter(0.02 * torch.randn(4, hidden))
-        sizes = {"heads": config.heads, "dropout": config.dropout}
-        self.layers = nn.ModuleList(Layer(hidden, **sizes) for _ in range(config.score_layers))
-        self.option_layers = nn.ModuleList(Layer(hidden, **sizes, memory=hidden) for _ in range(config.score_layers))
+        hidden, self.things = config.hidden, things
+        self.shared = nn.Linear(3 * (things + always) * hidden, hidden)
+        self.own = nn.Linear(3 * hidden, hidden)
+        self.dropout = nn.Dropout(config.dropout)
+        self.light = nn.Sequential(nn.Linear(2 * SENTENCE_DIM, hidden), nn.GELU(), nn.Linear(hidden, 2 * hidden))
+        self.text = nn.Linear(2 * SENTENCE_DIM, hidden)
+        self.layers = nn.ModuleList(
+            Layer(hidden, heads=config.heads, dropout=config.dropout) for _ in range(config.score_layers)
+        )
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 1))
 
     def forward(
         self, visual: Float[Tensor, "b s q e"], text: CompactText, mask: Bool[Tensor, "b s"]
     ) -> Float[Tensor, "b o"]:
         """Arguments and result as of `Backbone.score`."""
-        visual = torch.where(mask[..., None, None], visual, 0)
-        exists = text.option_mask
-        b, o = exists.shape
-        first, last = self.pools, self.pools + len(LETTERS)
-        of_question, of_frame, of_option, of_words = self.kinds
-        shared = torch.cat([visual[:, :, :first], visual[:, :, last:]], 2)  # (b, s, pools + free, e)
-        memory = torch.cat([shared.flatten(1, 2) + of_frame, self.text(text.words) + of_question], 1)
-        memory_mask = torch.cat([mask.repeat_interleave(shared.shape[2], 1), text.word_mask], 1)
-        for layer in self.layers:
-            memory = layer(memory, memory_mask)
+        first = mask.int().argsort(dim=1, descending=True, stable=True)  # frames that are there, in their order
+        mask = mask.gather(1, first)
+        visual = torch.where(mask[..., None, None], visual[torch.arange(len(visual))[:, None], first], 0)
+        (b, o), end = text.option_mask.shape, self.things + len(LETTERS)
+        shared = torch.cat([visual[:, :, : self.things], visual[:, :, end:]], 2).flatten(2)  # (b, s, (k + a) e)
+        own = visual[:, :, self.things : self.things + o].transpose(1, 2)  # (b, o, s, e)
+        seen = self.shared(_with_changes(shared, mask))[:, None] + self.own(_with_changes(own, mask[:, None]))
 
-        own = visual[:, :, first : first + o].transpose(1, 2).flatten(0, 1) + of_option  # (b o, s, e)
-        words, word_mask = text.options.flatten(0, 1), text.option_word_mask.flatten(0, 1)
-        whole = words.sum(1, keepdim=True) / word_mask.sum(1).clamp_min(1)[:, None, None]
-        read = self.text(torch.cat([whole, words], 1)) + of_words  # (b o, 1 + v, e)
-        x = torch.cat([read, own], 1)
+        words, word_mask = text.options, text.option_word_mask
+        options = words.sum(2) / word_mask.sum(2, keepdim=True).clamp_min(1)
+        texts = self.dropout(torch.cat([text.question[:, None].expand(-1, o, -1), options], 2))
+        scale, shift = self.light(texts)[:, :, None].chunk(2, 3)
+        seen = functional.gelu(seen * (1 + scale) + shift)
+        x = torch.cat([self.text(texts)[:, :, None], seen], 2).flatten(0, 1)  # (b o, 1 + s, e)
         # What is read out is there in any case, so that no row of the attention is empty.
-        x_mask = torch.cat([word_mask.new_ones(b * o, 1), word_mask, mask.repeat_interleave(o, 0)], 1)
-        for layer in self.option_layers:
-            x = layer(x, x_mask, memory, memory_mask)
-        return self.out(x[:, 0]).float().view(b, o).masked_fill(~exists, -torch.inf)
+        there = torch.cat([mask.new_ones(b, 1), mask], 1).repeat_interleave(o, 0)
+        for layer in self.layers:
+            x = layer(x, there)
+        return self.out(x[:, 0]).float().view(b, o).masked_fill(~text.option_mask, -torch.inf)
 
 
 class CompactBackbone(Backbone):
@@ -254,27 +194,41 @@ class CompactBackbone(Backbone):
 
     Args:
         encoder: trained by `Naming`; copied and frozen.
-        words: the projection that `Naming` trained, from MiniLM's 384 numbers to `encoder.dim`; copied, and trained on.
+        mentions: trained by `MentionTraining`; copied and frozen.
+        always: vectors of what is looked up whatever is asked, such as of classes that have no names of their own.
         config: sizes; `grid` has to be that of the frames that will be read.
 
     Raises:
-        ValueError: `words` does not fit the encoder.
+        ValueError: `mentions` or `always` do not fit the encoder.
     """
 
-    def __init__(self, encoder: FrameEncoder, words: nn.Linear, *, config: CompactConfig = CompactConfig()):
+    def __init__(
+        self,
+        encoder: FrameEncoder,
+        mentions: Mentions,
+        *,
+        always: Float[Tensor, "a d"],
+        config: CompactConfig = CompactConfig(),
+    ):
         super().__init__()
-        if (words.in_features, words.out_features) != (SENTENCE_DIM, encoder.dim):
+        if mentions.dim != encoder.dim or always.ndim != 2 or always.shape[1] != encoder.dim:
             raise ValueError(
-                f"words has to project {SENTENCE_DIM} numbers to the encoder's {encoder.dim}, "
-                f"got {words.in_features} to {words.out_features}"
+                f"the encoder gives {encoder.dim} numbers a cell, mentions look up {mentions.dim}, and what is always "
+                f"looked up is of shape {tuple(always.shape)}"
             )
         self.config = config
         self.frame_dim, self.frame_tokens = encoder.dim, math.prod(config.grid)
-        self.queries = config.pools + len(LETTERS) + config.free
-        self.visual_dim, self.question_dim = config.hidden, SENTENCE_DIM
+        self.queries = mentions.things + len(LETTERS) + len(always)
+        self.visual_dim = config.hidden
+        self.named = mentions.things + len(always)
+        self.lookups = mentions.things * (1 + len(LETTERS)) + len(always)
+        self.question_dim = SENTENCE_DIM + self.named * encoder.dim
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
-        self.words = copy.deepcopy(words).requires_grad_(True)
-        self.qformer, self.answerer = QFormer(encoder.dim, config=config), Answerer(config=config)
+        self.mentions = copy.deepcopy(mentions).requires_grad_(False).eval()
+        self.register_buffer("always", always.detach().clone().float())
+        sizes = {"things": mentions.things, "always": len(always), "config": config}
+        self.qformer, self.answerer = QFormer(**sizes), Answerer(**sizes)
+        self.register_buffer("positions", cell_positions(*config.grid), persistent=False)
         self._texts = TextMemory()
 
     def train(self, mode: bool = True) -> CompactBackbone:
@@ -312,27 +266,44 @@ class CompactBackbone(Backbone):
     def read(self, prompts: Sequence[Prompt]) -> CompactText:
         return self._texts.read(prompts).to(self._device)
 
+    def sight(
+        self, tokens: Float[Tensor, "b s n d"], text: CompactText, mask: Bool[Tensor, "b s"]
+    ) -> Float[Tensor, "b s m 7"]:
+        """What is seen in frames of all that their prompts speak of, and of what is always looked up.
+
+        It is the part of `look` that is frozen; `look` takes it in place of tokens, so that it may be kept. Arguments
+        and errors are those of `look`.
+        """
+        if tokens.shape[2:] != (self.frame_tokens, self.frame_dim):
+            (columns, rows), given = self.config.grid, tuple(tokens.shape[2:])
+            raise ValueError(f"expected frames of {columns} x {rows} cells of {self.frame_dim} numbers, got {given}")
+        seen = tokens.new_zeros(*mask.shape, self.lookups, SIGHTING, dtype=torch.float32)
+        if mask.any():
+            wanted, there = self._wanted(text)
+            asked = mask.nonzero()[:, 0]  # the prompt of each frame
+            shown = tokens.flatten(0, 1) if mask.all() else tokens[mask]  # a copy of all cells takes as long as looking
+            found = find(shown.float(), wanted[asked], positions=self.positions).features
+            there = there[asked][..., None]
+            seen[mask] = torch.cat([found * there, there], 2)
+        return seen
+
     def look(
         self,
-        tokens: Float[Tensor, "b s n d"],
+        tokens: Float[Tensor, "b s n d"] | Float[Tensor, "b s m 7"],
         text: CompactText,
         mask: Bool[Tensor, "b s"],
         places: Float[Tensor, "b s"],
     ) -> Float[Tensor, "b s q e"]:
-        """As `Backbone.look`. A frame is told from another by its place alone, wherever it stands in its row.
+        """As `Backbone.look`; each frame is looked at alone. In place of tokens it takes what `sight` gives.
 
         Raises:
             ValueError: frames of another number of tokens than the grid has.
         """
-        if tokens.shape[2] != self.frame_tokens:
-            columns, rows = self.config.grid
-            raise ValueError(f"expected frames of {columns} x {rows} cells, got {tokens.shape[2]} tokens a frame")
-        visual = tokens.new_zeros(*mask.shape, self.queries, self.visual_dim, dtype=torch.float32)
-        if not mask.any():
-            return visual
-        asked = mask.nonzero()[:, 0]  # the prompt of each frame
-        visual[mask] = self.qformer(tokens[mask].float(), places[mask].float(), asked, text, self.words)
-        return visual
+        seen = tokens if tokens.shape[2:] == (self.lookups, SIGHTING) else self.sight(tokens, text, mask)
+        exists = functional.pad(text.option_mask, (0, len(LETTERS) - text.option_mask.shape[1]))
+        exists = functional.pad(exists, (self.mentions.things, len(self.always)), value=True)
+        visual = self.qformer(seen.float(), places.float())
+        return torch.where((mask[:, :, None] & exists[:, None])[..., None], visual, 0)
 
     def score(
         self, visual: Float[Tensor, "b s q e"], text: CompactText, mask: Bool[Tensor, "b s"]
@@ -340,20 +311,37 @@ class CompactBackbone(Backbone):
         return self.answerer(visual, text, mask)
 
     def question(self, text: CompactText) -> Float[Tensor, "b e2"]:
-        return text.question
+        """The sentence's vector, then `named` vectors of `frame_dim` numbers: its things, and what always is looked up.
 
-    def find(self, tokens: Float[Tensor, "k n d"], text: Float[Tensor, "m 384"]) -> Sighting:
-        """Where frames show what is spoken of: the look-up that `look` begins with, to be looked at.
-
-        Args:
-            tokens: of frames.
-            text: MiniLM's vectors, of whole texts or of words.
+        A vector of a thing is shorter the less the question speaks of one.
         """
-        return self.qformer.find(tokens, self.words(text).expand(len(tokens), -1, -1))
+        found = self.mentions(text.words, text.word_mask)
+        vectors = functional.normalize(found.vectors.float(), dim=2) * found.there[..., None]
+        always = functional.normalize(self.always, dim=1).expand(len(vectors), -1, -1)
+        return torch.cat([text.question, torch.cat([vectors, always], 1).flatten(1)], 1)
+
+    @torch.no_grad()
+    def _wanted(self, text: CompactText) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m"]]:
+        """What is looked up for each prompt, and how much it is spoken of."""
+        (b, o), things = text.option_mask.shape, self.mentions.things
+        asked = self.mentions(text.words, text.word_mask)
+        offered = self.mentions(text.options.flatten(0, 1), text.option_word_mask.flatten(0, 1))
+        missing = (0, 0, 0, (len(LETTERS) - o) * things)
+        vectors = functional.pad(offered.vectors.float().reshape(b, o * things, -1), missing)
+        there = functional.pad(offered.there.float().reshape(b, o * things, 1), missing)[..., 0]
+        always = self.always.expand(b, -1, -1)
+        return (
+            torch.cat([asked.vectors.float(), vectors, always], 1),
+            torch.cat([asked.there.float(), there, there.new_ones(always.shape[:2])], 1),
+        )
 
     @property
     def _device(self) -> torch.device:
-        return self.words.weight.device
+        return self.always.device
+
+
+_GAIN = 5.0
+"""Brings what is known of a thing's place to about the size of what else goes into a query token."""
 
 
 def _convolution(given: int, dim: int, *, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, nn.Module]:
@@ -361,9 +349,8 @@ def _convolution(given: int, dim: int, *, stride: int = 1, dilation: int = 1) ->
     return layer, nn.BatchNorm2d(dim)
 
 
-def _pooled(
-    vectors: Float[Tensor, "*b w 384"], mask: Bool[Tensor, "*b w"], pools: Float[Tensor, "p 384"]
-) -> Float[Tensor, "*b p 384"]:
-    """Means of words, weighted by a softmax of their products with each pool; zero where there is no word."""
-    scores = (vectors @ pools.T).float().masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
-    return scores.softmax(-2).transpose(-1, -2) @ vectors
+def _with_changes(x: Float[Tensor, "*b s e"], mask: Bool[Tensor, "*#b s"]) -> Float[Tensor, "*b s e3"]:
+    """Each frame's numbers, and how they change from the frame before and to the next; 0 where there is none."""
+    change = (x[..., 1:, :] - x[..., :-1, :]) * mask[..., 1:, None]
+    before, behind = (functional.pad(change, (0, 0, *pad))[..., : x.shape[-2], :] for pad in ((1, 0), (0, 1)))
+    return torch.cat([x, before, behind], -1)

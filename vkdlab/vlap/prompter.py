@@ -26,6 +26,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vkdlab.vlap.layers import SIGHT_FEATURES, cell_positions, find
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -53,8 +55,8 @@ class Selection:
 
     def take(self, values: Shaped[Tensor, "b t *rest"]) -> Shaped[Tensor, "b s *rest"]:
         """What belongs to the chosen frames; zero where there is none. Scores get a gradient through it."""
-        flat = values.flatten(2) if values.ndim > 2 else values.unsqueeze(2)
-        return (self.picks.to(flat.dtype) @ flat).reshape(*self.indices.shape, *values.shape[2:])
+        flat = (values.flatten(2) if values.ndim > 2 else values.unsqueeze(2)).to(self.picks.dtype)
+        return (self.picks @ flat).reshape(*self.indices.shape, *values.shape[2:])
 
 
 def segments(counts: Int[Tensor, " b"], *, select: int) -> Int[Tensor, "b s1"]:
@@ -69,8 +71,9 @@ def segments(counts: Int[Tensor, " b"], *, select: int) -> Int[Tensor, "b s1"]:
 class FramePrompter(nn.Module):
     """Scores frames by what they and their neighbours show of a question, and keeps one of each segment.
 
-    A few heads look at each frame's tokens, each for what the question makes it look for; a convolution over time sees
-    changes; the question weighs what is found.
+    In each frame several vectors are looked up: those that come with the question's embedding, where a backbone has
+    found what the question speaks of, and a few that the question makes it look for. How much of them is there, where
+    and how large, and how that changes over time, is weighed by the question.
     """
 
     def __init__(
@@ -78,40 +81,55 @@ class FramePrompter(nn.Module):
         dim: int,
         *,
         question_dim: int,
+        named: int = 0,
+        grid: tuple[int, int] | None = None,
         hidden: int = 64,
-        heads: int = 4,
+        heads: int = 2,
         reach: int = 2,
+        dropout: float = 0.1,
         question_aware: bool = True,
     ):
         """
         Args:
             dim: size d of a frame's tokens.
             question_dim: size of the question's embedding.
-            hidden: size inside; a multiple of `heads`.
-            heads: things that are looked for in each frame.
-            reach: frames before and behind each that are seen with it.
+            named: how many of its last numbers, d each, are vectors to be looked up in a frame's tokens.
+            grid: columns and rows of a frame's tokens; None where they do not lie in one.
+            hidden: size inside.
+            heads: things more that are looked up in each frame.
+            reach: frames before and behind each that are seen with it, and as many around these.
+            dropout: share dropped of the sentence's embedding while training, 0 to below 1.
             question_aware: False makes it blind: in place of the question stands one learned vector.
 
         Raises:
-            ValueError: a size below 1, or hidden that is no multiple of heads.
+            ValueError: a size below 1, or a question's embedding that has no room for its vectors.
         """
         super().__init__()
-        if min(dim, question_dim, hidden, heads) < 1 or reach < 0:
+        if min(dim, question_dim, hidden, heads) < 1 or min(reach, named) < 0:
             raise ValueError(
-                f"dim, question_dim, hidden and heads must be at least 1 and reach at least 0, got {dim}, "
-                f"{question_dim}, {hidden}, {heads} and {reach}"
+                f"dim, question_dim, hidden and heads must be at least 1, named and reach at least 0, got {dim}, "
+                f"{question_dim}, {hidden}, {heads}, {named} and {reach}"
             )
-        if hidden % heads:
-            raise ValueError(f"hidden must be a multiple of heads, got {hidden} and {heads}")
+        sentence_dim = question_dim - named * dim
+        if sentence_dim < 1:
+            raise ValueError(f"{named} vectors of {dim} numbers leave no sentence in {question_dim}: there must be one")
+        if grid is not None and (len(grid) != 2 or min(grid) < 1):
+            raise ValueError(f"grid is (columns, rows), 1 or more each, got {grid}")
         self.question_aware = question_aware
-        self.heads = heads
-        self.frame_norm, self.question_norm = nn.LayerNorm(dim), nn.LayerNorm(question_dim)
-        self.asked = nn.Linear(question_dim, hidden)
-        self.keys, self.values = nn.Linear(dim, hidden), nn.Linear(dim, hidden)
-        self.weigh = nn.Linear(question_dim, hidden)
-        self.around = nn.Conv1d(hidden, hidden, 2 * reach + 1, padding=reach)
-        self.out = nn.Sequential(nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        self.anything = nn.Parameter(torch.zeros(question_dim))
+        self.dim, self.named, self.heads, self.grid, self.reach = dim, named, heads, grid, reach
+        self.asked = nn.Linear(sentence_dim, heads * dim)
+        self.seen = nn.Linear((named + heads) * (SIGHT_FEATURES + 1), hidden)
+        self.light = nn.Sequential(nn.Dropout(dropout), nn.Linear(sentence_dim, 2 * hidden))
+        self.around = nn.ModuleList(nn.Conv1d(hidden, hidden, 2 * reach + 1, padding=reach) for _ in range(2))
+        self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 1))
+        self.anything = nn.Parameter(0.02 * torch.randn(question_dim))
+        positions = cell_positions(*grid) if grid is not None else torch.zeros(1, 2)
+        self.register_buffer("positions", positions, persistent=False)
+
+    @property
+    def question_dim(self) -> int:
+        """Size of the question's embedding."""
+        return self.anything.numel()
 
     def forward(
         self,
@@ -132,7 +150,7 @@ class FramePrompter(nn.Module):
             temperature: of the softmax whose gradient is used; above 0.
 
         Raises:
-            ValueError: `select` or `temperature` is too small, or a video has no frame.
+            ValueError: `select` or `temperature` is too small, a video has no frame, or its tokens are not of the grid.
         """
         mask = _checked(frames, mask, select=select, temperature=temperature)
         return choose(
@@ -145,15 +163,23 @@ class FramePrompter(nn.Module):
     ) -> Float[Tensor, "b t"]:
         """How much each frame is worth keeping."""
         b, t, n, _ = frames.shape
+        if self.grid is not None and n != len(self.positions):
+            raise ValueError(f"expected frames of {self.grid[0]} x {self.grid[1]} tokens, got {n}")
         asked = question if self.question_aware else self.anything.expand_as(question)
-        asked, frames = self.question_norm(asked), self.frame_norm(frames)
-        query = self.asked(asked).view(b, 1, 1, self.heads, -1)
-        keys = self.keys(frames).view(b, t, n, self.heads, -1)
-        values = self.values(frames).view(b, t, n, self.heads, -1)
-        weights = ((query * keys).sum(-1) / keys.shape[-1] ** 0.5).softmax(2)
-        found = (weights.unsqueeze(-1) * values).sum(2).flatten(2) * mask.unsqueeze(2)
-        changes = self.around(found.transpose(1, 2)).transpose(1, 2)
-        return self.out((found + changes) * self.weigh(asked).unsqueeze(1)).squeeze(2)
+        sentence, vectors = asked.split([self.asked.in_features, self.named * self.dim], 1)
+        vectors = vectors.unflatten(1, (self.named, self.dim)) if self.named else vectors.new_zeros(b, 0, self.dim)
+        wanted = torch.cat([vectors, self.asked(sentence).unflatten(1, (self.heads, self.dim))], 1)
+        there = torch.cat([vectors.norm(dim=2).clamp(max=1), vectors.new_ones(b, self.heads)], 1)
+
+        cells, each = frames.flatten(0, 1).float(), torch.arange(b, device=frames.device).repeat_interleave(t)
+        found = find(cells, wanted[each], positions=self.positions.expand(n, 2))
+        there = there[each][..., None]
+        seen = torch.cat([found.features * there, there], 2)
+        x = self.seen(_GAIN * seen.flatten(1)).unflatten(0, (b, t))
+        scale, shift = self.light(sentence)[:, None].chunk(2, 2)
+        before, behind = self.around
+        x = functional.gelu(_along(before, x, mask) * (1 + scale) + shift)
+        return self.out(x + functional.gelu(_along(behind, x, mask))).squeeze(2)
 
 
 class ReleasedPrompter(nn.Module):
@@ -208,7 +234,7 @@ class ReleasedPrompter(nn.Module):
                 f"this prompter keeps {self.select} of {self.frames} frames, no other numbers, got {select} of "
                 f"{int(mask.sum(1).min())} to {frames.shape[1]}"
             )
-        patches = frames.mean(3).reshape(len(frames) * self.select, -1)
+        patches = frames.float().mean(3).reshape(len(frames) * self.select, -1)
         noise = gumbel if self.training or self.noisy else None
         return choose(
             self.score(patches).reshape(len(frames), -1),
@@ -272,6 +298,15 @@ def _softmax(scores: Tensor, members: Tensor, *, segmented: bool = False) -> Ten
     lowest = torch.finfo(each.dtype).min
     probs = torch.where(members, each, lowest).softmax(2)
     return torch.where(members, probs, 0.0)
+
+
+_GAIN = 5.0
+"""Brings what is known of a thing's place to about the size of a layer's input."""
+
+
+def _along(layer: nn.Conv1d, x: Float[Tensor, "b t h"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t h"]:
+    """A convolution over time; behind a video's last frame it sees zeros."""
+    return layer((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
 
 
 def _checked(frames: Tensor, mask: Any, *, select: int, temperature: float) -> Tensor:

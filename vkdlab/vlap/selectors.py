@@ -177,8 +177,12 @@ def most_sure(
     select: int,
 ) -> Selection:
     """What `localizer` does, with a text that was read before."""
+    return surest(confidence(backbone, tokens, text, mask=mask, places=places), mask=mask, select=select)
+
+
+def surest(sure: Float[Tensor, "b t"], *, mask: Bool[Tensor, "b t"], select: int) -> Selection:
+    """What `localizer` does, with a `confidence` that was asked for before: one serves every S."""
     _check(mask, select)
-    sure = confidence(backbone, tokens, text, mask=mask, places=places)
     return selection_of(_least(-_rounded(sure), mask, select), mask=mask, select=select, scores=sure.log())
 
 

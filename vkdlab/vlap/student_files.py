@@ -25,20 +25,23 @@ from vkdlab import cost
 from vkdlab.cards import model_card
 from vkdlab.data import manifests
 from vkdlab.data.encoders import SENTENCE_DIM
-from vkdlab.files import cache_dir, read_json, sha256_of, write_json, write_text
-from vkdlab.runs import Run
+from vkdlab.student_files import SETTINGS as SETTINGS
+from vkdlab.student_files import WEIGHTS, StudentFiles
 from vkdlab.vlap.backbone import Prompt
 from vkdlab.vlap.batches import QuestionDataset
 from vkdlab.vlap.distill import Student
+from vkdlab.vlap.mentions import Mentions
 from vkdlab.vlap.networks import STRIDE, CompactBackbone, CompactConfig, FrameEncoder
 from vkdlab.vlap.prompter import FramePrompter, ReleasedPrompter
 from vkdlab.weights import load_tensors, put_weights, save_tensors
 
-VERSION = 1
-"""Goes up when the files change so that an older vkdlab could not read them."""
-METHOD = "vlap"
-SETTINGS, WEIGHTS, CARD = "student.json", "student.safetensors", "README.md"
-TRAIN_ONE = "Train one: python -c \"from vkdlab.vlap.study import train_study; train_study(profile='demo')\""
+FILES = StudentFiles(
+    what="student that answers questions",
+    runs="vlap-*",
+    train_one="Train one: vkdlab run 05_frame_selection",
+    version=2,
+    method="vlap",
+)
 BUILT_IN = "tabletop"
 """The world whose students know nothing else."""
 _PROMPTERS = {"question-aware": FramePrompter, "as released": ReleasedPrompter}
@@ -115,11 +118,13 @@ def save_student(
             "from its own checkpoint"
         )
     settings = {
-        "version": VERSION,
-        "method": METHOD,
+        "version": FILES.version,
+        "method": FILES.method,
         "backbone": {
             "encoder": _encoder_sizes(backbone.encoder),
-            "bias": backbone.words.bias is not None,
+            "things": backbone.mentions.things,
+            "keys": backbone.mentions.key.out_features,
+            "always": len(backbone.always),
             "config": dataclasses.asdict(backbone.config),
         },
         "prompter": _prompter_sizes(student.prompter),
@@ -133,9 +138,7 @@ def save_student(
     card = _card(student, glance, dataset=dataset, settings=settings, metrics=metrics, measured_on=measured_on,
                  recipe=recipe)  # fmt: skip
     save_tensors(folder / WEIGHTS, _together(student, glance).state_dict())
-    write_text(folder / CARD, card)
-    # Last, because a folder with it counts as a student's.
-    write_json(folder / SETTINGS, {**settings, "weights_sha256": sha256_of(folder / WEIGHTS)})
+    FILES.complete(folder, settings, card=card)
 
 
 def load_student(folder: str | os.PathLike) -> SavedStudent:
@@ -147,27 +150,11 @@ def load_student(folder: str | os.PathLike) -> SavedStudent:
             which.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder of a student. {TRAIN_ONE}")
-    for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no trained student: {name} is missing. {TRAIN_ONE}")
-    path = folder / SETTINGS
-    settings = read_json(path)
-    if not isinstance(settings, dict) or settings.get("method") != METHOD:
-        raise ValueError(f"{folder} holds a student of another method, which answers no questions. {TRAIN_ONE}")
-    if settings.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is of version {settings.get('version')}, this vkdlab reads version {VERSION}. {TRAIN_ONE}"
-        )
-    if sha256_of(folder / WEIGHTS) != settings.get("weights_sha256"):
-        raise ValueError(f"{folder / WEIGHTS} is damaged, or not what {SETTINGS} was written with. {TRAIN_ONE}")
-    try:
+    settings = FILES.read(folder)
+    with FILES.explained(folder):
         student, glance = _built(settings)
         width, height = settings["thumbnail"]
         found = SavedStudent(student, glance, settings["frames"], (width, height), settings["data"], folder)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not as this vkdlab writes it ({error!r}). {TRAIN_ONE}") from error
     together = _together(student, glance)
     put_weights(together, load_tensors(folder / WEIGHTS)[0], where=str(folder / WEIGHTS))
     together.eval().requires_grad_(False)
@@ -183,11 +170,7 @@ def latest_student(runs_dir: str | os.PathLike | None = None) -> Path:
     Raises:
         FileNotFoundError: no run of one has ended there.
     """
-    runs_dir = Path(runs_dir or cache_dir("runs"))
-    found = [path for path in runs_dir.glob(f"{METHOD}-*/{SETTINGS}") if Run(path.parent).done]
-    if not found:
-        raise FileNotFoundError(f"there is no trained student that answers questions in {runs_dir}. {TRAIN_ONE}")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return FILES.latest(runs_dir)
 
 
 def _together(student: Student, glance: FrameEncoder) -> nn.ModuleDict:
@@ -205,11 +188,13 @@ def _prompter_sizes(prompter: FramePrompter | ReleasedPrompter) -> dict[str, Any
         return {"kind": "as released", "tokens": tokens, **sizes}
     return {
         "kind": "question-aware",
-        "dim": prompter.keys.in_features,
-        "question_dim": prompter.asked.in_features,
-        "hidden": prompter.asked.out_features,
+        "dim": prompter.dim,
+        "question_dim": prompter.question_dim,
+        "named": prompter.named,
+        "grid": prompter.grid and list(prompter.grid),
+        "hidden": prompter.seen.out_features,
         "heads": prompter.heads,
-        "reach": prompter.around.padding[0],
+        "reach": prompter.reach,
         "question_aware": prompter.question_aware,
     }
 
@@ -223,10 +208,12 @@ def _built(settings: Mapping[str, Any]) -> tuple[Student, FrameEncoder]:
     with torch.random.fork_rng(devices=[]):
         parts, select, frames = settings["backbone"], settings["select"], settings["frames"]
         encoder, glance = FrameEncoder(**parts["encoder"]), FrameEncoder(**settings["glance"])
-        words = nn.Linear(SENTENCE_DIM, encoder.dim, bias=parts["bias"])
+        mentions = Mentions(encoder.dim, things=parts["things"], hidden=parts["keys"])
         config = {name: tuple(value) if name == "grid" else value for name, value in parts["config"].items()}
-        backbone = CompactBackbone(encoder, words, config=CompactConfig(**config))
-        sizes = dict(settings["prompter"])
+        always = torch.zeros(parts["always"], encoder.dim)
+        backbone = CompactBackbone(encoder, mentions, always=always, config=CompactConfig(**config))
+        sizes = {name: tuple(value) if name == "grid" and value else value
+                 for name, value in settings["prompter"].items()}  # fmt: skip
         prompter = _PROMPTERS[sizes.pop("kind")](**sizes)
     width, height = settings["thumbnail"]
     if min(width, height) < STRIDE or width % STRIDE or height % STRIDE:
@@ -235,11 +222,15 @@ def _built(settings: Mapping[str, Any]) -> tuple[Student, FrameEncoder]:
         raise ValueError(f"a student reads 1 frame to all that it looks at, got {select} of {frames}")
     cells = (width // STRIDE) * (height // STRIDE)
     if isinstance(prompter, ReleasedPrompter):
-        fits, given = (sizes["tokens"], prompter.frames, prompter.select), (cells, frames, select)
+        given = {"tokens": cells, "frames": frames, "select": select}
     else:
-        fits, given = (sizes["dim"], sizes["question_dim"]), (glance.dim, backbone.question_dim)
-    if fits != given:
-        raise ValueError(f"the prompter was made for sizes {fits}, and what it is given has {given}")
+        given = {"dim": glance.dim, "question_dim": backbone.question_dim}
+        # Whoever looks up nothing that the question speaks of may do without its vectors, and without places.
+        given |= {"named": backbone.named} if prompter.named else {}
+        given |= {"grid": (width // STRIDE, height // STRIDE)} if prompter.grid else {}
+    if wrong := [f"{name}={sizes[name]} where it is given {value}" for name, value in given.items()
+                 if sizes[name] != value]:  # fmt: skip
+        raise ValueError(f"the prompter was made for {', '.join(wrong)}")
     return Student(backbone, prompter, select=select), glance
 
 

@@ -72,8 +72,8 @@ class TextMemory:
         options = [option for prompt in prompts for option in prompt.options]
         self._encode([text for text in (*questions, *options) if self._known(text) is None])
 
-        words, word_mask = _stacked([self._known(text)[0] for text in questions])
-        pieces, piece_mask = _stacked([self._known(text)[0] for text in options])
+        words, word_mask = stacked([self._known(text)[0] for text in questions])
+        pieces, piece_mask = stacked([self._known(text)[0] for text in options])
         num_options = torch.tensor([len(prompt.options) for prompt in prompts])
         exists = Text(num_options).option_mask
         option_pieces = pieces.new_zeros(*exists.shape, *pieces.shape[1:])
@@ -116,7 +116,8 @@ def _check(text: str, pieces: int) -> None:
         raise ValueError(f"a text has at most {MAX_WORD_PIECES - 1} word pieces, this one is longer: {text!r}")
 
 
-def _stacked(rows: Sequence[Float[Tensor, "_ 384"]]) -> tuple[Float[Tensor, "n w 384"], Bool[Tensor, "n w"]]:
+def stacked(rows: Sequence[Float[Tensor, "_ 384"]]) -> tuple[Float[Tensor, "n w 384"], Bool[Tensor, "n w"]]:
+    """Rows of word pieces as one tensor, brought to the size that prompts have, and where words are."""
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     return _scaled(pad_sequence(list(rows), batch_first=True)), mask
