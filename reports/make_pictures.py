@@ -18,6 +18,7 @@ CHOSEN = {
     "02_teacher_training": "A query and its answers",
     "03_kau_weights": "What each ingredient is worth",
     "04_delta_features": "What it looks like",
+    "05_frame_selection": "Does the choice move",
     "08_browse_segments": "The student is wrong, a teacher right",
 }
 
