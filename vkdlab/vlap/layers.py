@@ -17,6 +17,8 @@ PLACE_FEATURES = 15
 """Numbers that `place_features` gives."""
 SIGHT_FEATURES = 6
 """Numbers that `Sighting.features` gives of a thing."""
+GAIN = 5.0
+"""Brings `Sighting.features` to about the size of what else a layer is given."""
 SHARPNESS = 16.0
 """Factor of the cosine of a cell and what is looked for before the softmax, in naming and in looking up."""
 THRESHOLD = 0.7

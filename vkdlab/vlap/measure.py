@@ -83,12 +83,9 @@ class Measured:
             for way in results.ways:
                 if way not in LEVELS:
                     at = f"{way}, {count} frames"
+                    yield from _accuracies(results, way, at)
                     yield f"{at}: evidence met", results.evidence_recall(way).questions
-                    if count == self.select:
-                        yield from _accuracies(results, way, at)
-                        yield f"{at}: oracle's frames", results.oracle_agreement(way).frames
-                    else:
-                        yield f"{at}: accuracy", results.accuracy(way)
+                    yield f"{at}: oracle's frames", results.oracle_agreement(way).frames
 
     def _of_students(self) -> Iterator[tuple[str, Mean]]:
         for way in self.own.ways:

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from vkdlab.data.encoders import SENTENCE_DIM
 from vkdlab.vlap.backbone import LETTERS, Backbone, Prompt
-from vkdlab.vlap.layers import PLACE_FEATURES, SIGHT_FEATURES, Layer, cell_positions, find, place_features
+from vkdlab.vlap.layers import GAIN, PLACE_FEATURES, SIGHT_FEATURES, Layer, cell_positions, find, place_features
 from vkdlab.vlap.mentions import Mentions
 from vkdlab.vlap.texts import CompactText, TextMemory
 
@@ -134,7 +134,7 @@ class QFormer(nn.Module):
                 what always is looked up.
             places: where in its video each frame is, 0..1.
         """
-        seen, last = _GAIN * seen, self.things * (1 + len(LETTERS))
+        seen, last = GAIN * seen, self.things * (1 + len(LETTERS))
         of_options = seen[..., self.things : last, :].unflatten(-2, (len(LETTERS), self.things)).flatten(-2)
         tokens = [layer(seen[..., i, :]) for i, layer in enumerate(self.question)]
         tokens += self.option(of_options).unbind(-2)
@@ -338,10 +338,6 @@ class CompactBackbone(Backbone):
     @property
     def _device(self) -> torch.device:
         return self.always.device
-
-
-_GAIN = 5.0
-"""Brings what is known of a thing's place to about the size of what else goes into a query token."""
 
 
 def _convolution(given: int, dim: int, *, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, nn.Module]:

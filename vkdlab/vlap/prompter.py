@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vkdlab.vlap.layers import SIGHT_FEATURES, cell_positions, find
+from vkdlab.vlap.layers import GAIN, SIGHT_FEATURES, cell_positions, find
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class FramePrompter(nn.Module):
         found = find(cells, wanted[each], positions=self.positions.expand(n, 2))
         there = there[each][..., None]
         seen = torch.cat([found.features * there, there], 2)
-        x = self.seen(_GAIN * seen.flatten(1)).unflatten(0, (b, t))
+        x = self.seen(GAIN * seen.flatten(1)).unflatten(0, (b, t))
         scale, shift = self.light(sentence)[:, None].chunk(2, 2)
         before, behind = self.around
         x = functional.gelu(_along(before, x, mask) * (1 + scale) + shift)
@@ -298,10 +298,6 @@ def _softmax(scores: Tensor, members: Tensor, *, segmented: bool = False) -> Ten
     lowest = torch.finfo(each.dtype).min
     probs = torch.where(members, each, lowest).softmax(2)
     return torch.where(members, probs, 0.0)
-
-
-_GAIN = 5.0
-"""Brings what is known of a thing's place to about the size of a layer's input."""
 
 
 def _along(layer: nn.Conv1d, x: Float[Tensor, "b t h"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t h"]:
