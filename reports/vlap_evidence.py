@@ -189,7 +189,18 @@ def kinds_of(runs: Runs) -> list[str]:
     return sorted(key.removeprefix(start) for key in runs[0] if key.startswith(start))
 
 
-NOTES: Mapping[str, str] = {}
+NOTES: Mapping[str, str] = {
+    "language": "a network that learns as long as the answerer finds what is answered more often than offered: see the "
+    "runs, by kind of question",
+    "faster": "decoding the frames of the glance is more than half of the prompter's time, and all frames and the "
+    "localizer decode no more; see the stages in the runs, and the claims with kept thumbnails",
+    "blind": "both choose frames before and after what happens rather than during it (see evidence met): what has "
+    "happened mostly stays to be seen, and such frames need no question. The oracle's frames are worth far more to who "
+    "has learned from them, so there is something to choose by the question; the gradient through a choice does not "
+    "find it",
+    "distillation": "not told from none over these seeds; with the paper's weight of 1, ten times ours, one trial lost "
+    "two points on validation",
+}
 """What a reader has to know of a target that is not met, by what was missed: "all frames", "language", "faster",
 "blind" or "distillation"."""
 
