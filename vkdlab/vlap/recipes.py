@@ -117,9 +117,9 @@ RECIPES: Mapping[str, Recipe] = {
     "demo": Recipe(
         naming=TrainConfig(epochs=1, batch_size=16, lr=3e-3, **_FAST),
         mentions=TrainConfig(epochs=2, batch_size=64, lr=2e-3, num_threads=1),
-        teacher=TrainConfig(epochs=3, batch_size=64, lr=2e-3, weight_decay=0.05, num_threads=1),
-        answerer=TrainConfig(epochs=6, batch_size=64, lr=2e-3, weight_decay=0.05, num_threads=1),
-        student=TrainConfig(epochs=2, batch_size=64, lr=2e-3, weight_decay=0.05, num_threads=1),
+        teacher=TrainConfig(epochs=2, batch_size=32, lr=2e-3, weight_decay=0.05, num_threads=1),
+        answerer=TrainConfig(epochs=4, batch_size=32, lr=2e-3, weight_decay=0.05, num_threads=1),
+        student=TrainConfig(epochs=2, batch_size=32, lr=2e-3, weight_decay=0.05, num_threads=1),
         named_samples=5000,
     ),
     "full": Recipe(
