@@ -47,7 +47,7 @@ def make() -> dict[str, Any]:
 
 
 def sweep() -> Report:
-    """The notebook at every seed, in turns, so that times are taken with nothing else running.
+    """The notebook at every seed, in turns.
 
     What was trained before with these settings, two seeds at a time for instance, is only loaded.
     """
@@ -194,15 +194,15 @@ NOTES: Mapping[str, str] = {
     "runs, by kind of question",
     "faster": "decoding the frames of the glance is more than half of the prompter's time, and all frames and the "
     "localizer decode no more; see the stages in the runs, and the claims with kept thumbnails",
-    "blind": "both choose frames before and after what happens rather than during it (see evidence met): what has "
-    "happened mostly stays to be seen, and such frames need no question. The oracle's frames are worth far more to who "
-    "has learned from them, so there is something to choose by the question; the gradient through a choice does not "
-    "find it",
+    "blind": "both choose frames before and after what happens rather than during it (see evidence met), presumably "
+    "because most of it stays to be seen, and such frames need no question. The oracle's frames are worth more to who "
+    "has learned from them, though where they lie tells something by itself; the gradient through a choice does not "
+    "find them",
     "distillation": "not told from none over these seeds; with the paper's weight of 1, ten times ours, one trial lost "
     "two points on validation",
 }
-"""What a reader has to know of a target that is not met, by what was missed: "all frames", "language", "faster",
-"blind" or "distillation"."""
+"""What a reader has to know of a target that is not met, by what was missed: "language", "faster", "blind" or
+"distillation"; another one is written "not explained"."""
 
 
 def _note(what: str) -> str:
@@ -246,8 +246,8 @@ def readme_table(evidence: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Accuracy and evidence in per cent, mean over {len(runs)} seeds and 95 % interval of that mean. One answerer "
-        "serves all ways; a student has its own as well. Evidence is met where a chosen frame lies within it; in the "
-        'oracle\'s frames of a "count" question it gives the answer away. Times are',
+        "serves all ways; a student has its own as well. Evidence is met where a chosen frame lies within it; where "
+        'the oracle\'s frames lie gives much of "count" and "order" away. Times are',
         "medians from the video file to the answer, one question at a time. Test split of "
         f"`{DATA}`, profile `full`; {evidence['machine']}, {evidence['date']}; from",
         "`reports/evidence/vlap.json`, by `python reports/make_evidence.py vlap`. Differences on the same seeds and",

@@ -84,7 +84,11 @@ class AnswererTraining(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, batch: QuestionBatch) -> dict[str, Mean]:
-        """Accuracy from frames in the middle of equal parts: over all counts, and of each where there are several."""
+        """Accuracy from frames in the middle of equal parts, or from those of `way`.
+
+        Returns:
+            "accuracy" over all counts, and that of each where there are several; of kinds of questions likewise.
+        """
         found: dict[str, Mean] = {}
         for select in self.counts:
             selection = self._chosen(batch, select) or uniform(batch.mask, select=select)

@@ -1,6 +1,7 @@
 """Which things a text speaks of (ours): found among its words, as vectors that are looked up in the cells of a frame.
 
-    weights_k = softmax_word([k_k . (key(word) + passed_(k-1) after_k); null_k]),   vector_k = W sum_word weights_k word
+    weights_k = softmax_word([q_k . key(word) + after_k passed_(k-1); null_k])
+    vector_k = W sum_word weights_k word + b
 
 where passed_k is how much of thing k lies up to a word, so that the second thing is looked for behind the first. What
 goes to the null word says that there is no such thing: "What spins?" speaks of none. A text is read word by word, as

@@ -186,7 +186,7 @@ class ReleasedPrompter(nn.Module):
     """The published formula: channels are averaged, a segment's patches are flattened, and two layers score its frames.
 
     It is blind to the question. As in the released code, Gumbel noise is added at inference too: with flat scores it
-    chooses about at random, and never the same frames twice.
+    chooses about at random, and not the same frames twice.
     """
 
     question_aware = False

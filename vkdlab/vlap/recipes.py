@@ -54,8 +54,8 @@ class Recipe:
     compact: CompactConfig = field(default_factory=CompactConfig)
     """Sizes of the answerer; its grid is that of `size`."""
     method: Config = field(default_factory=partial(Config, backbone_lr=0.25, distillation=0.1))
-    """How many frames are chosen, and what is distilled: a tenth of the paper's weight, with which one trial lost two
-    points. The answerer has learned before, and learns on more slowly."""
+    """How many frames are chosen, and what is distilled: with a tenth of the paper's weight, for that one lost two
+    points in a trial. The answerer has learned before, and learns on more slowly."""
     counts: tuple[int, ...] = (1, 2, 4, 8, 32)
     """Numbers of frames from which the common answerer learns to answer; `frames` is among
     these, so that to read all frames is something that it has learned."""
